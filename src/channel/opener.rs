@@ -1,0 +1,375 @@
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Role;
+use crate::{
+    crypto::Secret32,
+    keys::Dek,
+    open::{OpenError, Opened, Opener, Unlocked},
+    payload::{Segments, ZeroizeAll},
+    seal::build_aad,
+    wire::{DekBlock, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, ParseError, Reader, SegmentPrefix, batch, len64},
+};
+
+/// After a message with a segment of more than this the input buffer is let go.
+const BUFFER_KEPT: usize = 256 * 1024;
+
+/// The receiving end of a channel (spec 9): fed with bytes as they arrive, it gives the messages in order, and an
+/// error at the first thing that is not as it was sent.
+///
+/// Segments are opened as they arrive; memory follows the bytes that have arrived, never a length that a peer
+/// declared. After an error everything is an error.
+pub struct ChannelOpener {
+    opener: Opener,
+    role: Role,
+    binding: Vec<u8>,
+    waits_for_deks: bool,
+    epoch: Option<Epoch>,
+    next_seq: Option<u64>,
+    first_header_mac: Option<[u8; 32]>,
+    stage: Stage,
+    ready: VecDeque<Opened>,
+    delivered: u64,
+    /// The AAD of the message under way.
+    aad: Vec<u8>,
+}
+
+/// The DEK in use, and what follow-ups take from the envelope that brought it.
+struct Epoch {
+    unlocked: Arc<Unlocked>,
+    segment_log2: u8,
+}
+
+enum Stage {
+    /// Between two messages.
+    Idle,
+    /// A DEK block of so many bytes is all there; its head is not.
+    Block(usize),
+    /// Block and head are there; the DEK is asked for elsewhere.
+    NeedsDek(usize),
+    /// In the segments of a message.
+    Segments(Partial),
+    /// The last message has been read.
+    Closed,
+    /// Something was wrong.
+    Failed,
+}
+
+/// A message under way.
+struct Partial {
+    seq: u64,
+    flags: Flags,
+    context: Bytes,
+    next_segment: u64,
+    received: u64,
+    plaintext: BytesMut,
+    large: bool,
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        self.plaintext.zeroize_all();
+    }
+}
+
+impl ChannelOpener {
+    /// A channel that `role` receives, under the keys and policy of `opener`, whatever the policy's binding.
+    #[must_use]
+    pub fn new(opener: Opener, role: Role, binding: &[u8]) -> Self {
+        Self {
+            opener,
+            role,
+            binding: binding.to_vec(),
+            waits_for_deks: false,
+            epoch: None,
+            next_seq: Some(0),
+            first_header_mac: None,
+            stage: Stage::Idle,
+            ready: VecDeque::new(),
+            delivered: 0,
+            aad: Vec::new(),
+        }
+    }
+
+    /// Waits at a block that the keyring does not open, instead of failing: see [`needs_dek`](Self::needs_dek).
+    #[must_use]
+    pub fn waiting_for_deks(mut self) -> Self {
+        self.waits_for_deks = true;
+        self
+    }
+
+    /// Takes what it can use off the front of `input` and gives the next message, or `None` when it needs more bytes
+    /// (or a DEK).
+    ///
+    /// The payload of a message of one segment is a slice of `input`'s memory.
+    ///
+    /// # Errors
+    /// [`OpenError`], and from then on [`OpenError::Failed`]. What was given before stays given.
+    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, OpenError> {
+        loop {
+            if let Some(opened) = self.ready.pop_front() {
+                self.delivered = self.delivered.saturating_add(1);
+                return Ok(Some(opened));
+            }
+            match self.step(input) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => {
+                    // [CHN-14]
+                    self.stage = Stage::Failed;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Says that no byte follows those left in `input`.
+    ///
+    /// # Errors
+    /// [`OpenError::ChannelTruncated`] when the last message has not been read; [`OpenError::Failed`] after an error.
+    pub fn end(&self, input: &[u8]) -> Result<(), OpenError> {
+        match self.stage {
+            Stage::Closed if input.is_empty() => Ok(()),
+            Stage::Closed => Err(ParseError::TrailingBytes { offset: 0 }.into()),
+            Stage::Failed => Err(OpenError::Failed),
+            // [CHN-9]
+            _ => Err(OpenError::ChannelTruncated { delivered: self.delivered }),
+        }
+    }
+
+    /// Whether the last message has been read.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed)
+    }
+
+    /// The header_mac of the first block, once it has been opened: what replies bind
+    /// ([`reply_binding`](super::reply_binding)).
+    #[must_use]
+    pub fn first_header_mac(&self) -> Option<&[u8; 32]> {
+        self.first_header_mac.as_ref()
+    }
+
+    /// The block that waits for its DEK, at the front of `input`; only with
+    /// [`waiting_for_deks`](Self::waiting_for_deks).
+    #[must_use]
+    pub fn needs_dek<'a>(&self, input: &'a [u8]) -> Option<&'a [u8]> {
+        match self.stage {
+            Stage::NeedsDek(len) => input.get(..len),
+            _ => None,
+        }
+    }
+
+    /// Goes on with a DEK from elsewhere; [`next`](Self::next) follows with the same `input`.
+    ///
+    /// # Errors
+    /// [`OpenError::HeaderMac`] when it is not the block's; the channel has then failed.
+    pub fn supply(&mut self, input: &mut BytesMut, dek: &Dek) -> Result<(), OpenError> {
+        let Stage::NeedsDek(len) = self.stage else { return Ok(()) };
+        let supplied = self.enter(input, len, Some(dek));
+        if supplied.is_err() {
+            self.stage = Stage::Failed;
+        }
+        supplied.map(|_| ())
+    }
+
+    /// Goes on by one part of a message; `false` when more bytes are needed.
+    fn step(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
+        match self.stage {
+            Stage::Idle => self.begin(input),
+            Stage::Block(len) => self.enter(input, len, None),
+            Stage::NeedsDek(_) => Ok(false),
+            Stage::Segments(_) => self.segment(input),
+            Stage::Closed if input.is_empty() => Ok(false),
+            // [CHN-8]
+            Stage::Closed => Err(ParseError::TrailingBytes { offset: 0 }.into()),
+            Stage::Failed => Err(OpenError::Failed),
+        }
+    }
+
+    fn begin(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
+        let Some(first) = input.first() else { return Ok(false) };
+        if Opening::of(*first)? == Opening::FollowUp {
+            return self.follow_up(input);
+        }
+        match DekBlock::declared_len(input, &self.opener.policy().limits)? {
+            Some(len) if input.len() >= len => {
+                self.stage = Stage::Block(len);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// An envelope whose block is all there: the first message, or a renewal.
+    fn enter(&mut self, input: &mut BytesMut, block_len: usize, dek: Option<&Dek>) -> Result<bool, OpenError> {
+        let limits = &self.opener.policy().limits;
+        let (raw, rest) = input.split_at_checked(block_len).ok_or(OpenError::Failed)?;
+        let mut reader = Reader::new(rest, len64(block_len));
+        let Some(head) = ParseError::incomplete(MessageHead::parse(&mut reader, limits))? else { return Ok(false) };
+        let (_, block) = DekBlock::parse(raw, limits)?;
+        let base = len64(block_len);
+        self.check_flags(head.flags, base.saturating_add(9))?;
+        self.check_place(&head, &block, base)?;
+        self.opener.policy().check_context(head.context)?;
+        let unlocked = match dek {
+            Some(dek) => self.opener.unlock_with(raw, &block, dek)?,
+            None => match self.opener.unlock(raw, &block) {
+                Err(reason) if self.waits_for_deks && reason.a_dek_would_help() => {
+                    self.stage = Stage::NeedsDek(block_len);
+                    return Ok(true);
+                }
+                unlocked => unlocked?,
+            },
+        };
+        let chain = self.chain()?;
+        build_aad(&mut self.aad, &head, chain.as_ref(), &self.binding);
+        let partial = Partial::new(&head);
+        let consumed = block_len.saturating_add(head.encoded_len());
+        self.first_header_mac.get_or_insert(unlocked.header_mac);
+        self.epoch = Some(Epoch { unlocked, segment_log2: head.segment_log2 });
+        input.advance(consumed);
+        self.stage = Stage::Segments(partial);
+        Ok(true)
+    }
+
+    fn follow_up(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
+        // [CHN-3]
+        let Some(epoch) = &self.epoch else {
+            return Err(ParseError::malformed("type", 0, "a follow-up without an envelope before it").into());
+        };
+        let mut reader = Reader::new(input, 0);
+        let parsed = FollowUpHead::parse(&mut reader, &self.opener.policy().limits);
+        let Some(follow_up) = ParseError::incomplete(parsed)? else { return Ok(false) };
+        self.check_flags(follow_up.flags, 1)?;
+        self.opener.policy().check_context(follow_up.context)?;
+        let head = MessageHead {
+            // [CHN-4]
+            seq: self.next_seq.ok_or(ParseError::malformed("type", 0, "a message after the last sequence number"))?,
+            segment_log2: epoch.segment_log2,
+            flags: follow_up.flags,
+            context: follow_up.context,
+        };
+        build_aad(&mut self.aad, &head, None, &self.binding);
+        let partial = Partial::new(&head);
+        let consumed = follow_up.encoded_len();
+        input.advance(consumed);
+        self.stage = Stage::Segments(partial);
+        Ok(true)
+    }
+
+    fn check_flags(&self, flags: Flags, at: u64) -> Result<(), ParseError> {
+        // [CHN-1]
+        if !flags.channel {
+            return Err(ParseError::malformed("flags", at, "a message on a channel without the channel flag"));
+        }
+        // [CHN-10]
+        if flags.acceptor == (self.role == Role::Acceptor) {
+            return Err(ParseError::malformed("flags", at, "a message from the receiver's own side"));
+        }
+        Ok(())
+    }
+
+    /// Whether an envelope may stand here: first with seq 0, or as a renewal with the next seq and another salt.
+    fn check_place(&self, head: &MessageHead<'_>, block: &DekBlock<'_>, seq_at: u64) -> Result<(), ParseError> {
+        // [CHN-3] [CHN-4]
+        if Some(head.seq) != self.next_seq {
+            return Err(ParseError::malformed("seq", seq_at, "is not the next of the channel"));
+        }
+        // [CHN-5]
+        if self.epoch.as_ref().is_some_and(|epoch| epoch.unlocked.salt == *block.salt) {
+            return Err(ParseError::malformed("salt", 21, "is that of the epoch it renews"));
+        }
+        Ok(())
+    }
+
+    /// What a renewal must know of the epoch before it; nothing for the first message.
+    fn chain(&self) -> Result<Option<Secret32>, OpenError> {
+        // [CHN-7]
+        let chain = self.epoch.as_ref().map(|epoch| epoch.unlocked.schedule.chain());
+        chain.transpose().map_err(|_| OpenError::Failed)
+    }
+
+    /// Opens the next segment where it is, once it is all there.
+    fn segment(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
+        let (Stage::Segments(partial), Some(epoch)) = (&mut self.stage, &self.epoch) else { return Err(OpenError::Failed) };
+        let mut reader = Reader::new(input, 0);
+        let parsed = SegmentPrefix::parse(&mut reader, partial.next_segment, epoch.segment_log2);
+        let Some(prefix) = ParseError::incomplete(parsed)? else { return Ok(false) };
+        let received = partial.received.saturating_add(prefix.ciphertext.into());
+        // [LIM-3]
+        LimitExceeded::check("message", received, self.opener.policy().limits.message).map_err(ParseError::from)?;
+        if reader.rest().len() < prefix.body_len() {
+            return Ok(false);
+        }
+        input.advance(4);
+        let mut body = input.split_to(prefix.body_len());
+        partial.received = received;
+        partial.open(&epoch.unlocked, &self.aad, prefix, &mut body)?;
+        if prefix.last {
+            self.complete(body, input)?;
+        }
+        Ok(true)
+    }
+
+    /// The final segment is authentic: off with the padding, apart with a batch, and on to the next message.
+    fn complete(&mut self, body: BytesMut, input: &mut BytesMut) -> Result<(), OpenError> {
+        let (Stage::Segments(mut partial), Some(epoch)) = (std::mem::replace(&mut self.stage, Stage::Failed), &self.epoch) else {
+            return Err(OpenError::Failed);
+        };
+        let plaintext = if partial.next_segment == 1 { body } else { std::mem::take(&mut partial.plaintext) };
+        let (flags, context, seq) = (partial.flags, std::mem::take(&mut partial.context), partial.seq);
+        let opened = self.opener.finish(plaintext, flags.padded, context, seq, &epoch.unlocked)?;
+        self.next_seq = seq.checked_add(1);
+        if flags.batch {
+            self.ready = self.unbatch(&opened)?;
+        } else if !(flags.last && opened.payload.is_empty()) {
+            // [CHN-15]
+            self.ready.push_back(opened);
+        }
+        if partial.large {
+            *input = BytesMut::from(&input[..]);
+        }
+        self.stage = if flags.last { Stage::Closed } else { Stage::Idle };
+        Ok(())
+    }
+
+    /// The entries of a batch, once its framing has been checked to its end.
+    fn unbatch(&self, opened: &Opened) -> Result<VecDeque<Opened>, OpenError> {
+        // [BAT-3]
+        let entries = batch::entries(&opened.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
+        let entry = |range| Opened { payload: opened.payload.slice(range), ..opened.clone() };
+        Ok(entries.into_iter().map(entry).collect())
+    }
+}
+
+impl Partial {
+    fn new(head: &MessageHead<'_>) -> Self {
+        Self {
+            seq: head.seq,
+            flags: head.flags,
+            context: Bytes::copy_from_slice(head.context),
+            next_segment: 0,
+            received: 0,
+            plaintext: BytesMut::new(),
+            large: false,
+        }
+    }
+
+    /// Opens `body` in place. Of a message of one segment it then is the payload; otherwise it joins what is there.
+    fn open(&mut self, unlocked: &Unlocked, aad: &[u8], prefix: SegmentPrefix, body: &mut BytesMut) -> Result<(), OpenError> {
+        let segments = Segments { schedule: &unlocked.schedule, seq: self.seq, aad };
+        let index = self.next_segment;
+        let at = usize::try_from(index).map_err(|_| OpenError::Failed)?;
+        self.large |= body.len() > BUFFER_KEPT;
+        segments.open_one(at, prefix.last, body).map_err(|_| OpenError::Segment { index })?;
+        body.truncate(prefix.ciphertext_len());
+        self.next_segment = index.saturating_add(1);
+        if index > 0 || !prefix.last {
+            self.plaintext.extend_from_slice(body);
+            body.zeroize_all();
+        }
+        Ok(())
+    }
+}

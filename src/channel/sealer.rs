@@ -1,0 +1,169 @@
+use bytes::BytesMut;
+use zeroize::Zeroize;
+
+use super::Role;
+use crate::{
+    crypto::Secret32,
+    payload::Plaintext,
+    seal::{Epoch, Lead, Message, SealError, Sealer},
+    wire::{Flags, check_context},
+};
+
+/// The sending end of a channel (spec 9): an envelope, follow-ups, renewals, and the last message.
+///
+/// ```
+/// use bytes::BytesMut;
+/// use sealwire::{ChannelOpener, ChannelSealer, Cmk, Keyring, Opener, Role, Sealer};
+/// let cmk = Cmk::generate()?;
+/// let sealer = Sealer::builder().to(cmk.recipient().clone()).build()?;
+/// let mut sender = ChannelSealer::new(sealer, Role::Initiator, b"greeting");
+/// let mut wire = BytesMut::new();
+/// sender.seal(b"", b"one", &mut wire)?;
+/// sender.seal_last(b"", b"two", &mut wire)?;
+///
+/// let mut receiver = ChannelOpener::new(Opener::new(Keyring::from(cmk)), Role::Acceptor, b"greeting");
+/// assert_eq!(&receiver.next(&mut wire)?.expect("whole").payload[..], b"one");
+/// assert_eq!(&receiver.next(&mut wire)?.expect("whole").payload[..], b"two");
+/// receiver.end(&wire)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ChannelSealer {
+    sealer: Sealer,
+    role: Role,
+    binding: Vec<u8>,
+    epoch: Option<Epoch>,
+    first_header_mac: Option<[u8; 32]>,
+    renew: bool,
+    state: State,
+    aad: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Closed,
+    Failed,
+}
+
+impl ChannelSealer {
+    /// A channel from `role`'s side, with recipients and settings of `sealer`, whatever its binding. It begins with a
+    /// DEK of its own, whatever the sealer has used. [CHN-12]
+    #[must_use]
+    pub fn new(sealer: Sealer, role: Role, binding: &[u8]) -> Self {
+        Self {
+            sealer: sealer.without_epoch(),
+            role,
+            binding: binding.to_vec(),
+            epoch: None,
+            first_header_mac: None,
+            renew: false,
+            state: State::Open,
+            aad: Vec::new(),
+        }
+    }
+
+    /// Appends a message to `out`.
+    ///
+    /// # Errors
+    /// [`SealError`]; `out` is then as it was. After a message that was refused for its size the channel goes on;
+    /// after everything that cost a sequence number it has failed.
+    pub fn seal(&mut self, context: &[u8], payload: &[u8], out: &mut BytesMut) -> Result<(), SealError> {
+        self.append(context, payload, Flags::default(), out)
+    }
+
+    /// Appends the channel's last message.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub fn seal_last(&mut self, context: &[u8], payload: &[u8], out: &mut BytesMut) -> Result<(), SealError> {
+        let flags = Flags { last: true, ..Flags::default() };
+        if payload.is_empty() {
+            // A last message with nothing in it is a notice and is not delivered; an empty one in a batch is. [CHN-13]
+            return self.append(context, &[0; 4], Flags { batch: true, ..flags }, out);
+        }
+        self.append(context, payload, flags, out)
+    }
+
+    /// Appends a notice that the channel ends, where the last message has been sent as an ordinary one.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub fn finish(&mut self, out: &mut BytesMut) -> Result<(), SealError> {
+        self.append(&[], &[], Flags { last: true, ..Flags::default() }, out)
+    }
+
+    /// Makes the next message a renewal: a new DEK, wrapped anew.
+    pub fn renew(&mut self) {
+        self.renew = true;
+    }
+
+    /// The header_mac of the first block, once a message has been sealed: what replies bind
+    /// ([`reply_binding`](super::reply_binding)).
+    #[must_use]
+    pub fn first_header_mac(&self) -> Option<&[u8; 32]> {
+        self.first_header_mac.as_ref()
+    }
+
+    /// Whether the last message has been sealed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    fn append(&mut self, context: &[u8], payload: &[u8], flags: Flags, out: &mut BytesMut) -> Result<(), SealError> {
+        match self.state {
+            State::Open => {}
+            // [CHN-8]
+            State::Closed => return Err(SealError::Closed),
+            // [CHN-14]
+            State::Failed => return Err(SealError::Failed),
+        }
+        self.sealer.check_process()?;
+        let settings = &self.sealer.settings;
+        let plaintext = Plaintext::new(payload, settings.pad, &settings.limits)?;
+        // [LIM-4]
+        check_context(context, &settings.limits)?;
+        let (lead, chain) = self.ready_epoch(plaintext.len())?;
+        let flags = Flags { channel: true, acceptor: self.role == Role::Acceptor, padded: plaintext.is_padded(), ..flags };
+        let message = Message { lead, flags, context, chain: chain.as_ref(), binding: &self.binding };
+        let epoch = self.epoch.as_mut().ok_or(SealError::Failed)?;
+        let sealed = epoch.seal(&message, plaintext, self.sealer.settings.segment_log2, &mut self.aad, out);
+        if chain.is_some() {
+            self.aad.zeroize();
+        }
+        self.state = match &sealed {
+            Err(_) => State::Failed,
+            Ok(()) if flags.last => State::Closed,
+            Ok(()) => State::Open,
+        };
+        sealed
+    }
+
+    /// Makes sure that there is an epoch that may seal `len` bytes more; tells how the message begins, and the chain
+    /// of the epoch before where it renews one.
+    fn ready_epoch(&mut self, len: usize) -> Result<(Lead, Option<Secret32>), SealError> {
+        let Some(epoch) = &self.epoch else {
+            let first = self.sealer.fresh_epoch(0)?;
+            self.first_header_mac = first.header_mac();
+            self.epoch = Some(first);
+            return Ok((Lead::Envelope, None));
+        };
+        // [KEY-4] [CHN-4]
+        let next_seq = epoch.next_seq.ok_or(SealError::SequenceExhausted)?;
+        if !self.renew && !self.sealer.is_spent(epoch, len) {
+            return Ok((Lead::FollowUp, None));
+        }
+        // [CHN-7]
+        let chain = epoch.schedule.chain()?;
+        self.epoch = Some(self.sealer.fresh_epoch(next_seq)?);
+        self.renew = false;
+        Ok((Lead::Envelope, Some(chain)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn skip_to_seq(&mut self, seq: u64) {
+        if let Some(epoch) = &mut self.epoch {
+            epoch.next_seq = Some(seq);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! RustCrypto and dalek: always there, every platform.
+
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit,
+    aead::{AeadInOut, inout::InOutBuf},
+};
+use hkdf::{Hkdf, HkdfExtract, hmac::Hmac, hmac::Mac};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroize;
+
+use crate::{
+    crypto::{Refused, Secret32},
+    wire::TAG_LEN,
+};
+
+/// ChaCha20-Poly1305 (RFC 8439) under one key.
+pub(crate) struct ChaCha(ChaCha20Poly1305);
+
+impl ChaCha {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self(ChaCha20Poly1305::new(key.into()))
+    }
+
+    /// Encrypts `text` in place and returns the tag.
+    pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
+        let tag = self.0.encrypt_inout_detached(nonce.into(), aad, InOutBuf::from(text)).map_err(|_| Refused)?;
+        Ok(tag.into())
+    }
+
+    /// Checks the tag in constant time, then decrypts in place; on failure `text` is still the ciphertext.
+    pub(crate) fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
+        self.0.decrypt_inout_detached(nonce.into(), aad, InOutBuf::from(text), tag.into()).map_err(|_| Refused)
+    }
+}
+
+/// The X25519 public key of a secret.
+pub(crate) fn x25519_public(secret: &[u8; 32]) -> [u8; 32] {
+    PublicKey::from(&StaticSecret::from(*secret)).to_bytes()
+}
+
+/// X25519 (RFC 7748 §6.1), refusing the all-zero result.
+pub(crate) fn x25519(secret: &[u8; 32], public: &[u8; 32]) -> Result<Secret32, Refused> {
+    let shared = StaticSecret::from(*secret).diffie_hellman(&PublicKey::from(*public));
+    // [WRAP-1]
+    if !shared.was_contributory() {
+        return Err(Refused);
+    }
+    Ok(Secret32::copied(shared.as_bytes()))
+}
+
+/// HKDF-Extract (RFC 5869 §2.2) with SHA-256, the input keying material in parts.
+pub(crate) fn extract(salt: &[u8], ikm: &[&[u8]]) -> Secret32 {
+    let mut extract = HkdfExtract::<Sha256>::new(Some(salt));
+    for part in ikm {
+        extract.input_ikm(part);
+    }
+    let (mut prk, _) = extract.finalize();
+    let mut out = Secret32::zeroed();
+    out.bytes_mut().copy_from_slice(&prk);
+    prk.zeroize();
+    out
+}
+
+/// HKDF-Expand (RFC 5869 §2.3) with SHA-256.
+pub(crate) struct Expander(Hkdf<Sha256>);
+
+impl Expander {
+    /// Sets up a pseudo-random key once for several expansions.
+    pub(crate) fn new(prk: &Secret32) -> Result<Self, Refused> {
+        Hkdf::from_prk(prk.bytes()).map(Self).map_err(|_| Refused)
+    }
+
+    /// Fills `out`, whose length is at most 255 × 32 bytes.
+    pub(crate) fn expand(&self, info: &[&[u8]], out: &mut [u8]) -> Result<(), Refused> {
+        self.0.expand_multi_info(info, out).map_err(|_| Refused)
+    }
+}
+
+/// HMAC-SHA256 of `data`.
+pub(crate) fn hmac(key: &[u8; 32], data: &[u8]) -> Result<[u8; 32], Refused> {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).map_err(|_| Refused)?;
+    mac.update(data);
+    Ok(mac.finalize().into_bytes().into())
+}
+
+/// SHA-256 of the parts.
+pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// Whether two MACs are the same, in constant time.
+pub(crate) fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.ct_eq(b).into()
+}

@@ -1,0 +1,31 @@
+/// A text or bytes that should be a key and are not. Never holds any of what was read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Something else than what was asked for, by its own marks.
+    #[error("this is {found}, and {wanted} is needed")]
+    WrongKind {
+        /// What it is.
+        found: &'static str,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// No key at all.
+    #[error("there is no key in it, only blank lines and comments")]
+    Empty,
+    /// More than one key.
+    #[error("there is more than one key in it; a key file holds one")]
+    Several,
+    /// A key string that is damaged or was mistyped.
+    #[error("the key string is damaged or mistyped: {0}")]
+    Damaged(&'static str),
+    /// A public key that must not be used (spec 6.1).
+    #[error("the public key {0}, so nothing could be kept secret with it")]
+    Unsafe(&'static str),
+    /// A KEM that this build does not know.
+    #[error("the key is for KEM {0:#06x}, which this build does not support")]
+    UnsupportedKem(u16),
+    /// A PEM or DER document that is not the one key it should be.
+    #[error("the PEM document is not an X25519 key as RFC 8410 has it: {0}")]
+    Pem(&'static str),
+}

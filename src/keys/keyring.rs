@@ -1,0 +1,152 @@
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use super::{Cmk, Decapsulator, Fingerprint};
+use crate::wire::{DekBlock, HintMode};
+
+/// The keys that an opener opens with. Clones share one set, which may change while openers use it: a key that is
+/// taken out opens nothing more, not even what is cached.
+///
+/// ```
+/// use sealwire::{Cmk, Keyring};
+/// let cmk = Cmk::generate().expect("the system has entropy");
+/// let name = cmk.recipient().fingerprint();
+/// let keyring = Keyring::from(cmk);
+/// assert!(keyring.contains(&name));
+/// keyring.remove(&name);
+/// assert!(keyring.is_empty());
+/// ```
+#[derive(Clone, Default)]
+pub struct Keyring(Arc<RwLock<Keys>>);
+
+#[derive(Default)]
+struct Keys {
+    by_name: HashMap<Fingerprint, Arc<dyn Decapsulator>>,
+    by_static_hint: HashMap<[u8; 4], Vec<Fingerprint>>,
+}
+
+/// A key that may open a block, and the hint its slots carry; every slot where there are no hints.
+pub(crate) struct Candidate {
+    pub(crate) key: Arc<dyn Decapsulator>,
+    pub(crate) hint: Option<[u8; 4]>,
+}
+
+impl Keyring {
+    /// A keyring without a key.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a CMK.
+    pub fn add(&self, cmk: Cmk) {
+        self.add_decapsulator(Arc::new(cmk));
+    }
+
+    /// Adds a key that is held elsewhere.
+    pub fn add_decapsulator(&self, key: Arc<dyn Decapsulator>) {
+        let name = key.recipient().fingerprint();
+        let mut keys = self.write();
+        if keys.by_name.insert(name, key).is_none() {
+            keys.by_static_hint.entry(name.static_hint()).or_default().push(name);
+        }
+    }
+
+    /// Takes a key out; tells whether it was there.
+    pub fn remove(&self, name: &Fingerprint) -> bool {
+        let mut keys = self.write();
+        if let Some(names) = keys.by_static_hint.get_mut(&name.static_hint()) {
+            names.retain(|n| n != name);
+        }
+        keys.by_name.remove(name).is_some()
+    }
+
+    /// Whether a key is there.
+    #[must_use]
+    pub fn contains(&self, name: &Fingerprint) -> bool {
+        self.read().by_name.contains_key(name)
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().by_name.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The keys whose hint stands in the block; all of them where it has none. No key operation is done here.
+    pub(crate) fn candidates(&self, block: &DekBlock<'_>) -> Vec<Candidate> {
+        let keys = self.read();
+        let kem = block.suite.kem();
+        let mut found = match block.options.hints {
+            HintMode::None => keys.all(),
+            HintMode::Static => keys.by_static_hints(block),
+            HintMode::Rotating => keys.by_rotating_hints(block),
+        };
+        found.retain(|candidate| candidate.key.recipient().kem() == kem);
+        found
+    }
+
+    // A panic elsewhere while the lock was held leaves a set of keys that is whole: every change is one insert or
+    // one removal.
+    fn read(&self) -> RwLockReadGuard<'_, Keys> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Keys> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keys {
+    fn all(&self) -> Vec<Candidate> {
+        self.by_name.values().map(|key| Candidate { key: key.clone(), hint: None }).collect()
+    }
+
+    fn by_static_hints(&self, block: &DekBlock<'_>) -> Vec<Candidate> {
+        let hints: HashSet<_> = block.slots.iter().map(|slot| slot.hint).collect();
+        let named = hints.iter().filter_map(|hint| Some((*hint, self.by_static_hint.get(hint)?)));
+        named
+            .flat_map(|(hint, names)| names.iter().map(move |name| (hint, name)))
+            .filter_map(|(hint, name)| Some(Candidate { key: self.by_name.get(name)?.clone(), hint: Some(hint) }))
+            .collect()
+    }
+
+    fn by_rotating_hints(&self, block: &DekBlock<'_>) -> Vec<Candidate> {
+        let hints: HashSet<_> = block.slots.iter().map(|slot| slot.hint).collect();
+        let hinted = self.by_name.iter().map(|(name, key)| (name.rotating_hint(block.salt), key));
+        hinted
+            .filter(|(hint, _)| hints.contains(hint))
+            .map(|(hint, key)| Candidate { key: key.clone(), hint: Some(hint) })
+            .collect()
+    }
+}
+
+impl From<Cmk> for Keyring {
+    fn from(cmk: Cmk) -> Self {
+        Self::from_iter([cmk])
+    }
+}
+
+impl FromIterator<Cmk> for Keyring {
+    fn from_iter<I: IntoIterator<Item = Cmk>>(cmks: I) -> Self {
+        let keyring = Self::new();
+        cmks.into_iter().for_each(|cmk| keyring.add(cmk));
+        keyring
+    }
+}
+
+/// Shows the names of the keys.
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.read().by_name.keys()).finish()
+    }
+}

@@ -1,0 +1,87 @@
+//! Opened DEKs, kept for a while and looked up by all bytes of their block.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{CachePolicy, Unlocked};
+use crate::platform::{Clock, Moment};
+
+pub(super) struct Cache {
+    policy: CachePolicy,
+    /// Counts look-ups; an entry's copy of it tells when it was last of use.
+    clock: AtomicU64,
+    kept: RwLock<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    entries: HashMap<Box<[u8]>, Entry>,
+    bytes: usize,
+}
+
+struct Entry {
+    unlocked: Arc<Unlocked>,
+    since: Moment,
+    used: AtomicU64,
+}
+
+impl Cache {
+    pub(super) fn new(policy: CachePolicy) -> Self {
+        Self { policy, clock: AtomicU64::new(0), kept: RwLock::default() }
+    }
+
+    /// The DEK of exactly this block, if it is not too old. [USE-2]
+    pub(super) fn get(&self, raw: &[u8], clock: &Clock) -> Option<Arc<Unlocked>> {
+        let kept = self.read();
+        let entry = kept.entries.get(raw)?;
+        if clock.since(entry.since) >= self.policy.age {
+            return None;
+        }
+        entry.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        Some(entry.unlocked.clone())
+    }
+
+    pub(super) fn insert(&self, raw: &[u8], unlocked: Arc<Unlocked>, now: Moment) {
+        if self.policy.deks == 0 || raw.len() > self.policy.bytes {
+            return;
+        }
+        let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
+        let mut kept = self.write();
+        kept.remove(raw);
+        while kept.entries.len() >= self.policy.deks || kept.bytes + raw.len() > self.policy.bytes {
+            kept.evict();
+        }
+        kept.bytes += raw.len();
+        kept.entries.insert(raw.into(), Entry { unlocked, since: now, used });
+    }
+
+    // Every change leaves the map whole, also where another thread panicked with the lock held.
+    fn read(&self) -> RwLockReadGuard<'_, Kept> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Kept> {
+        self.kept.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn remove(&mut self, raw: &[u8]) {
+        if self.entries.remove(raw).is_some() {
+            self.bytes -= raw.len();
+        }
+    }
+
+    /// Lets go of what has been of no use for longest.
+    fn evict(&mut self) {
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
+        if let Some(raw) = oldest.map(|(raw, _)| raw.clone()) {
+            self.remove(&raw);
+        }
+    }
+}

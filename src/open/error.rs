@@ -1,0 +1,89 @@
+use std::sync::Arc;
+
+use crate::{keys::DecapsulateError, wire::ParseError};
+
+/// Why something could not be opened. Whatever depends on a key is one thing to a peer
+/// ([`to_peer`](Self::to_peer)), and told apart only here.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The bytes alone are wrong.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// The policy refuses it.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// None of the keys is a recipient's.
+    #[error("no matching key: it was not sealed to any of the keys at hand")]
+    NoMatchingKey,
+    /// A key that is held elsewhere could not be asked.
+    #[error("a key that may open it could not be asked")]
+    KeyUnavailable(#[source] Arc<DecapsulateError>),
+    /// A DEK was found, and the block is not its maker's.
+    #[error("header_mac does not hold: the DEK block was changed")]
+    HeaderMac,
+    /// A tag does not hold: bytes, order, context or binding are not what was sealed.
+    #[error("segment {index} is not authentic: the message was changed, moved, or bound to something else")]
+    Segment {
+        /// Which segment of the message, from 0.
+        index: u64,
+    },
+    /// Authentic, and still not what the format allows: its sender made it wrong.
+    #[error("authentic, but wrongly made by its sender: {0}")]
+    Content(#[source] ParseError),
+    /// A connection that ended before the channel's last message.
+    #[error("truncated: the connection ended before the channel's last message; {delivered} messages arrived whole")]
+    ChannelTruncated {
+        /// Messages delivered before.
+        delivered: u64,
+    },
+    /// This reader failed before and gives nothing more.
+    #[error("the channel failed before and is over")]
+    Failed,
+}
+
+impl OpenError {
+    /// All that a peer is told: what anyone could compute without a key, or one word.
+    #[must_use]
+    pub fn to_peer(&self) -> String {
+        match self {
+            Self::Parse(error) => error.to_string(),
+            Self::ChannelTruncated { .. } => "truncated".into(),
+            _ => "refused".into(),
+        }
+    }
+
+    /// Whether a DEK from elsewhere might still open it.
+    pub(crate) fn a_dek_would_help(&self) -> bool {
+        let trials = matches!(self, Self::Parse(ParseError::LimitExceeded(over)) if over.limit == "trials");
+        trials || matches!(self, Self::NoMatchingKey | Self::KeyUnavailable(_) | Self::HeaderMac)
+    }
+}
+
+/// A message that is in order and not wanted here (spec 10.3).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The DEK is older than the policy allows.
+    #[error("the DEK block is {age} s old, and {maximum} s are allowed")]
+    TooOld {
+        /// Seconds since created_at.
+        age: u64,
+        /// Seconds allowed.
+        maximum: u64,
+    },
+    /// The DEK is from the future, beyond the tolerance for clocks.
+    #[error("the DEK block is dated {ahead} s in the future, and {tolerance} s are allowed")]
+    FromTheFuture {
+        /// Seconds until created_at.
+        ahead: u64,
+        /// Seconds allowed.
+        tolerance: u64,
+    },
+    /// The suite is not among those allowed.
+    #[error("suite {0} is not allowed here")]
+    Suite(u8),
+    /// The context is not the expected one.
+    #[error("the context is not the expected one")]
+    Context,
+}

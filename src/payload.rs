@@ -1,0 +1,312 @@
+//! Payload <-> segments (spec 5 and 8), in one pass each way. Knows keys and bytes, no heads and no blocks.
+
+use bytes::{BufMut, BytesMut};
+use zeroize::Zeroize;
+
+use crate::{
+    crypto::{
+        Refused,
+        padme::padme,
+        schedule::{Schedule, SegmentAt},
+    },
+    wire::{LimitExceeded, Limits, ParseError, Reader, SegmentPlan, SegmentPrefix, index, len64},
+};
+
+const PAD_TRAILER: usize = 8;
+
+/// What a message's segments carry: the payload, and padding behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct Plaintext<'a> {
+    payload: &'a [u8],
+    padded: Option<usize>,
+}
+
+impl<'a> Plaintext<'a> {
+    /// The plaintext of a payload, padded (spec 8) where asked for.
+    pub(crate) fn new(payload: &'a [u8], padded: bool, limits: &Limits) -> Result<Self, LimitExceeded> {
+        let over = LimitExceeded { limit: "message", value: len64(payload.len()), maximum: limits.message };
+        let padded = if padded { Some(padded_len(payload.len()).ok_or(over)?) } else { None };
+        let plaintext = Self { payload, padded };
+        // [LIM-3]
+        LimitExceeded::check("message", len64(plaintext.len()), limits.message)?;
+        Ok(plaintext)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.padded.unwrap_or(self.payload.len())
+    }
+
+    pub(crate) fn is_padded(&self) -> bool {
+        self.padded.is_some()
+    }
+
+    /// Appends bytes `range` of `payload ‖ 00* ‖ payload_len`.
+    fn append(&self, range: std::ops::Range<usize>, out: &mut BytesMut) {
+        let end = out.len() + range.len();
+        out.put_slice(&self.payload[range.start.min(self.payload.len())..range.end.min(self.payload.len())]);
+        let trailer_at = self.len().saturating_sub(PAD_TRAILER);
+        if self.padded.is_some() && range.end > trailer_at {
+            out.put_bytes(0, trailer_at.max(range.start).saturating_sub(range.end - (end - out.len())));
+            let from = range.start.max(trailer_at) - trailer_at;
+            out.put_slice(&len64(self.payload.len()).to_be_bytes()[from..range.end - trailer_at]);
+        } else {
+            out.put_bytes(0, end - out.len());
+        }
+    }
+}
+
+fn padded_len(payload: usize) -> Option<usize> {
+    usize::try_from(padme(len64(payload).checked_add(8)?)?).ok()
+}
+
+/// Takes the padding off an authenticated plaintext: tells how much of it is payload.
+pub(crate) fn unpadded_len(plaintext: &[u8]) -> Result<usize, ParseError> {
+    let malformed = |why| Err(ParseError::malformed("padding", len64(plaintext.len()), why));
+    // [PAD-2]
+    let Some((rest, trailer)) = plaintext.split_last_chunk::<PAD_TRAILER>() else {
+        return malformed("is shorter than its length field");
+    };
+    let payload = index(u64::from_be_bytes(*trailer));
+    // [PAD-3]
+    if payload > rest.len() || padded_len(payload) != Some(plaintext.len()) {
+        return malformed("has a length that the payload's does not give");
+    }
+    // [PAD-4]
+    if rest[payload..].iter().any(|byte| *byte != 0) {
+        return malformed("is not zero");
+    }
+    Ok(payload)
+}
+
+/// Everything that is the same for all segments of one message.
+#[derive(Clone, Copy)]
+pub(crate) struct Segments<'a> {
+    pub(crate) schedule: &'a Schedule,
+    pub(crate) seq: u64,
+    /// The AAD of segment 0; later segments have none.
+    pub(crate) aad: &'a [u8],
+}
+
+impl Segments<'_> {
+    fn aad(&self, i: usize) -> &[u8] {
+        if i == 0 { self.aad } else { &[] }
+    }
+
+    fn at(&self, i: usize, last: bool) -> SegmentAt {
+        SegmentAt { seq: self.seq, index: len64(i), last }
+    }
+
+    /// Appends all segments of `plaintext`: each is copied into place and encrypted there while it is in the cache.
+    /// On an error `out` is as it was, and what was written behind it is wiped.
+    pub(crate) fn seal(&self, plaintext: Plaintext<'_>, plan: SegmentPlan, out: &mut BytesMut) -> Result<(), Refused> {
+        let start = out.len();
+        out.reserve(plan.sealed_len());
+        for i in 0..plan.segments() {
+            let prefix = plan.prefix(i);
+            out.put_slice(&prefix.encode());
+            let text = out.len();
+            plaintext.append(plan.plaintext_range(i), out);
+            match self.schedule.seal_segment(self.at(i, prefix.last), self.aad(i), &mut out[text..]) {
+                Ok(tag) => out.put_slice(&tag),
+                Err(refused) => {
+                    out[start..].zeroize();
+                    out.truncate(start);
+                    return Err(refused);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals the plaintext that fills the last `plan` bytes' worth of `buffer`: it stands at the front and is moved to
+    /// its segments, the last one first. `front` bytes are left free before the first segment.
+    pub(crate) fn seal_in_place(&self, plan: SegmentPlan, front: usize, buffer: &mut BytesMut) -> Result<(), Refused> {
+        buffer.resize(front + plan.sealed_len(), 0);
+        for i in (0..plan.segments()).rev() {
+            let (range, prefix) = (plan.plaintext_range(i), plan.prefix(i));
+            let at = front + plan.sealed_offset(i);
+            let text = at + 4..at + 4 + range.len();
+            buffer.copy_within(range, text.start);
+            buffer[at..text.start].copy_from_slice(&prefix.encode());
+            let tag = self.schedule.seal_segment(self.at(i, prefix.last), self.aad(i), &mut buffer[text.clone()]);
+            let Ok(tag) = tag else {
+                buffer.zeroize_all();
+                return Err(Refused);
+            };
+            buffer[text.end..text.end + 16].copy_from_slice(&tag);
+        }
+        Ok(())
+    }
+
+    /// Opens one segment in place: `body` is ciphertext and tag; returns the plaintext.
+    pub(crate) fn open_one<'b>(&self, i: usize, last: bool, body: &'b mut [u8]) -> Result<&'b mut [u8], Refused> {
+        let (text, tag) = body.split_last_chunk_mut::<16>().ok_or(Refused)?;
+        self.schedule.open_segment(self.at(i, last), self.aad(i), text, tag)?;
+        Ok(text)
+    }
+
+    /// Opens all segments of `body` into a buffer of their own. The error is the segment that is not authentic.
+    pub(crate) fn open(&self, plan: SegmentPlan, plaintext: usize, body: &[u8]) -> Result<BytesMut, u64> {
+        let mut out = BytesMut::with_capacity(plaintext + 16);
+        for i in 0..plan.segments() {
+            let (start, prefix) = (out.len(), plan.prefix(i));
+            let at = plan.sealed_offset(i) + 4;
+            out.extend_from_slice(&body[at..at + prefix.body_len()]);
+            if self.open_one(i, prefix.last, &mut out[start..]).is_err() {
+                out.zeroize_all();
+                return Err(len64(i));
+            }
+            out.truncate(start + prefix.ciphertext_len());
+        }
+        Ok(out)
+    }
+
+    /// Opens all segments of `body` where they are and moves them together; the plaintext starts at byte 4. On an
+    /// error what was plaintext is wiped.
+    pub(crate) fn open_in_place(&self, plan: SegmentPlan, body: &mut [u8]) -> Result<(), u64> {
+        for i in 0..plan.segments() {
+            let (range, prefix) = (plan.plaintext_range(i), plan.prefix(i));
+            let at = plan.sealed_offset(i) + 4;
+            if self.open_one(i, prefix.last, &mut body[at..at + prefix.body_len()]).is_err() {
+                body[..at].zeroize();
+                return Err(len64(i));
+            }
+            if i > 0 {
+                body.copy_within(at..at + range.len(), 4 + range.start);
+            }
+        }
+        let tail = 4 + plan.plaintext_range(plan.segments() - 1).end;
+        body[tail..].zeroize();
+        Ok(())
+    }
+}
+
+/// Wipes a buffer and empties it.
+pub(crate) trait ZeroizeAll {
+    fn zeroize_all(&mut self);
+}
+
+impl ZeroizeAll for BytesMut {
+    fn zeroize_all(&mut self) {
+        self[..].zeroize();
+        self.clear();
+    }
+}
+
+/// Walks the prefixes of a whole message's segments, without a key: how much plaintext they carry, and where
+/// they end. `body` starts `offset` bytes into the message.
+pub(crate) fn scan(body: &[u8], offset: u64, segment_log2: u8, limits: &Limits) -> Result<(usize, u64), ParseError> {
+    let mut reader = Reader::new(body, offset);
+    let mut plaintext = 0u64;
+    for i in 0.. {
+        let prefix = SegmentPrefix::parse(&mut reader, i, segment_log2)?;
+        plaintext = plaintext.saturating_add(prefix.ciphertext.into());
+        // [LIM-3]
+        LimitExceeded::check("message", plaintext, limits.message)?;
+        reader.take(prefix.body_len(), "segment")?;
+        if prefix.last {
+            break;
+        }
+    }
+    Ok((index(plaintext), reader.offset()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{crypto::Secret32, wire::Suite};
+
+    fn schedule() -> Schedule {
+        Schedule::new(Suite::X25519ChaCha20Poly1305, &[1; 16], &Secret32::copied(&[2; 32])).unwrap()
+    }
+
+    const LENGTHS: [usize; 12] = [0, 1, 7, 8, 4087, 4088, 4089, 4095, 4096, 4097, 8192, 20_000];
+
+    #[test]
+    fn every_way_gives_the_same_bytes_and_back() {
+        let schedule = schedule();
+        let segments = Segments { schedule: &schedule, seq: 5, aad: b"aad" };
+        for len in LENGTHS {
+            let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let plan = SegmentPlan::new(len, 12).unwrap();
+            let plaintext = Plaintext::new(&payload, false, &Limits::default()).unwrap();
+            let mut sealed = BytesMut::from(&b"before"[..]);
+            segments.seal(plaintext, plan, &mut sealed).unwrap();
+            assert_eq!(sealed[..6], b"before"[..]);
+            let body = sealed.split_off(6);
+            let mut in_place = BytesMut::from(&payload[..]);
+            segments.seal_in_place(plan, 9, &mut in_place).unwrap();
+            assert_eq!(in_place[9..], body[..]);
+            assert_eq!(scan(&body, 0, 12, &Limits::default()).unwrap(), (len, body.len() as u64));
+            assert_eq!(segments.open(plan, len, &body).unwrap(), payload);
+            let mut buffer = body.clone();
+            segments.open_in_place(plan, &mut buffer).unwrap();
+            assert_eq!(buffer[4..4 + len], payload);
+        }
+    }
+
+    /// Proves SEG-6: after a failure the buffer holds no plaintext, whichever segment is wrong.
+    #[test]
+    fn a_failure_leaves_no_plaintext() {
+        let schedule = schedule();
+        let segments = Segments { schedule: &schedule, seq: 0, aad: &[] };
+        let payload = [0x5a; 3 * 4096 + 100];
+        let plan = SegmentPlan::new(payload.len(), 12).unwrap();
+        let mut body = BytesMut::new();
+        segments.seal(Plaintext::new(&payload, false, &Limits::default()).unwrap(), plan, &mut body).unwrap();
+        for i in 0..plan.segments() {
+            let mut buffer = body.clone();
+            buffer[plan.sealed_offset(i) + 50] ^= 1;
+            assert_eq!(segments.open_in_place(plan, &mut buffer), Err(i as u64));
+            assert!(!buffer.windows(8).any(|w| w == [0x5a; 8]));
+            let mut buffer = body.clone();
+            buffer[plan.sealed_offset(i) + 50] ^= 1;
+            assert_eq!(segments.open(plan, payload.len(), &buffer).unwrap_err(), i as u64);
+        }
+    }
+
+    #[test]
+    fn padding_is_the_same_in_whatever_pieces() {
+        for len in LENGTHS {
+            let payload = vec![7; len];
+            let plaintext = Plaintext::new(&payload, true, &Limits::default()).unwrap();
+            let mut whole = payload.clone();
+            whole.resize(plaintext.len() - 8, 0);
+            whole.extend((len as u64).to_be_bytes());
+            for size in [1, 3, 8, 100, 4096, 1 << 20] {
+                let mut out = BytesMut::new();
+                let mut at = 0;
+                while at < whole.len() {
+                    let end = (at + size).min(whole.len());
+                    plaintext.append(at..end, &mut out);
+                    at = end;
+                }
+                assert_eq!(out, whole, "{len} in {size}");
+            }
+            assert_eq!(unpadded_len(&whole), Ok(len));
+        }
+    }
+
+    /// Proves PAD-2, PAD-3, PAD-4.
+    #[test]
+    fn padding_is_strict() {
+        let pad = |len: u64, zeros: usize| [vec![9; 3], vec![0; zeros], len.to_be_bytes().to_vec()].concat();
+        assert_eq!(unpadded_len(&pad(3, 1)), Ok(3));
+        for bad in [pad(3, 0), pad(3, 2), pad(4, 2), pad(u64::MAX, 1), vec![0; 7], vec![]] {
+            assert!(unpadded_len(&bad).is_err(), "{bad:?}");
+        }
+        assert!(unpadded_len(&pad(2, 1)).is_err());
+    }
+
+    /// Proves LIM-3.
+    #[test]
+    fn the_limit_is_on_the_padded_length() {
+        let limits = Limits { message: 1000, ..Limits::default() };
+        assert!(Plaintext::new(&[0; 1000], false, &limits).is_ok());
+        assert!(Plaintext::new(&[0; 1001], false, &limits).is_err());
+        assert!(Plaintext::new(&[0; 992], true, &limits).is_err());
+        assert!(Plaintext::new(&[0; 984], true, &limits).is_ok());
+        let body = [&4112u32.to_be_bytes()[..], &[0; 4112]].concat();
+        assert!(matches!(scan(&body, 0, 12, &limits), Err(ParseError::LimitExceeded(_))));
+    }
+}

@@ -1,0 +1,101 @@
+//! What the machine gives: randomness, the time, and the process that we are. Tests may inject the first two.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::TryRng;
+
+use crate::crypto::Secret32;
+
+/// The operating system's generator gave nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system's random generator is not available")]
+pub struct EntropyError;
+
+/// Where random bytes come from.
+#[derive(Default)]
+pub(crate) enum Entropy {
+    #[default]
+    System,
+    #[cfg(any(test, feature = "testing"))]
+    Injected(Box<dyn FnMut(&mut [u8]) + Send>),
+}
+
+impl Entropy {
+    pub(crate) fn fill(&mut self, out: &mut [u8]) -> Result<(), EntropyError> {
+        match self {
+            Self::System => rand::rngs::SysRng.try_fill_bytes(out).map_err(|_| EntropyError),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Injected(fill) => {
+                fill(out);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], EntropyError> {
+        let mut out = [0; N];
+        self.fill(&mut out)?;
+        Ok(out)
+    }
+
+    pub(crate) fn secret(&mut self) -> Result<Secret32, EntropyError> {
+        let mut secret = Secret32::zeroed();
+        self.fill(secret.bytes_mut())?;
+        Ok(secret)
+    }
+}
+
+/// Where the time comes from: the date for `created_at`, a clock that never goes back for ages.
+#[derive(Clone, Default)]
+pub(crate) enum Clock {
+    #[default]
+    System,
+    /// Seconds since the Unix epoch, for both.
+    #[cfg(any(test, feature = "testing"))]
+    Injected(std::sync::Arc<std::sync::atomic::AtomicU64>),
+}
+
+/// A moment of the clock that never goes back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    at: Instant,
+    #[cfg(any(test, feature = "testing"))]
+    injected: u64,
+}
+
+impl Clock {
+    /// Seconds since the Unix epoch; 0 where the system's date is before it.
+    pub(crate) fn unix_seconds(&self) -> u64 {
+        match self {
+            Self::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Injected(seconds) => seconds.load(std::sync::atomic::Ordering::SeqCst),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        Moment {
+            at: Instant::now(),
+            #[cfg(any(test, feature = "testing"))]
+            injected: self.unix_seconds(),
+        }
+    }
+
+    pub(crate) fn since(&self, earlier: Moment) -> Duration {
+        match self {
+            Self::System => earlier.at.elapsed(),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Injected(_) => Duration::from_secs(self.unix_seconds().saturating_sub(earlier.injected)),
+        }
+    }
+}
+
+/// Which process this is, to notice a fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process(u32);
+
+impl Process {
+    pub(crate) fn current() -> Self {
+        Self(std::process::id())
+    }
+}
