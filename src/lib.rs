@@ -13,3 +13,8 @@ pub use open::*;
 pub use seal::*;
 #[cfg(feature = "codec")]
 pub mod codec;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+pub mod transfer;

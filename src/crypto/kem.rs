@@ -78,9 +78,8 @@ pub(crate) fn vet_public(public: &[u8; 32]) -> Result<(), &'static str> {
 /// Below 2^255 − 19, top bit clear; little-endian.
 fn is_canonical(public: &[u8; 32]) -> bool {
     let mut p = [0xff; 32];
-    if let [first, .., last] = &mut p {
-        (*first, *last) = (0xed, 0x7f);
-    }
+    let [first, .., last] = &mut p;
+    (*first, *last) = (0xed, 0x7f);
     public.iter().rev().lt(p.iter().rev())
 }
 

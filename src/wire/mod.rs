@@ -12,6 +12,7 @@ pub mod batch;
 mod block;
 mod error;
 mod head;
+pub mod inspect;
 
 pub mod layout;
 mod limits;

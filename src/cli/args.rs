@@ -1,0 +1,263 @@
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::wire::HintMode;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  2  usage: arguments, or a key file that is none
+  3  no matching key
+  4  cannot be opened: changed, moved, or refused by a policy
+  5  truncated
+  6  malformed, unsupported, or over a limit
+  7  input or output failed";
+
+/// Encrypted envelopes: seal to a public key, open with its key file, send over TCP.
+#[derive(Debug, Parser)]
+#[command(name = "sealwire", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a CMK: write its key file, print its recipient
+    #[command(after_help = "Example:\n  sealwire keygen -o alice.key > alice.pub")]
+    Keygen(KeygenArgs),
+    /// Print the recipient of a key file
+    #[command(after_help = "Example:\n  sealwire recipient alice.key\n  sealwire recipient --fingerprint alice.key")]
+    Recipient(RecipientArgs),
+    /// Seal a payload of up to 16 MiB to recipients
+    #[command(
+        after_help = "Examples:\n  sealwire seal -R alice.pub -o report.swe report.pdf\n  tail -n 100 app.log | sealwire seal -R alice.pub --channel > log.swe"
+    )]
+    Seal(SealArgs),
+    /// Open an envelope
+    #[command(
+        after_help = "Examples:\n  sealwire open -k alice.key -o report.pdf report.swe\n  sealwire open -k alice.key --check report.swe"
+    )]
+    Open(OpenArgs),
+    /// Show every field of an envelope or of a recorded channel, without a key
+    #[command(after_help = "Example:\n  sealwire inspect report.swe")]
+    Inspect(InspectArgs),
+    /// Receive what `send` sends
+    #[command(
+        after_help = "Examples:\n  sealwire listen --on 0.0.0.0:7300 -k alice.key --out inbox\n  sealwire listen --on 127.0.0.1:7300 -k alice.key --out - --once"
+    )]
+    Listen(ListenArgs),
+    /// Send files, or lines, to a listener; exit 0 only when everything is acknowledged
+    #[command(
+        after_help = "Examples:\n  sealwire send --to alice.example:7300 -R alice.pub report.pdf\n  tail -f app.log | sealwire send --to alice.example:7300 -R alice.pub --lines -"
+    )]
+    Send(SendArgs),
+    /// Show the whole thing on this machine, with five attacks
+    #[command(after_help = "Examples:\n  sealwire demo\n  sealwire demo --json report.pdf")]
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeygenArgs {
+    /// The key file to write, 0600; never over an existing one
+    #[arg(short, long, value_name = "FILE", default_value = "sealwire.key")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecipientArgs {
+    /// A key file
+    pub(crate) keyfile: PathBuf,
+    /// Print the fingerprint, to be compared aloud
+    #[arg(long)]
+    pub(crate) fingerprint: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Recipients {
+    /// A recipient (swr1…); several may be given
+    #[arg(short = 'r', long = "recipient", value_name = "RECIPIENT")]
+    pub(crate) recipients: Vec<String>,
+    /// A file of recipients: one a line, or one SPKI PEM document
+    #[arg(short = 'R', long = "recipients-file", value_name = "FILE")]
+    pub(crate) lists: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hints {
+    /// No hints: receivers try every key they have
+    None,
+    /// Another hint in every envelope
+    Rotating,
+    /// The same hint in every envelope: found at once, and linkable
+    Static,
+}
+
+impl From<Hints> for HintMode {
+    fn from(hints: Hints) -> Self {
+        match hints {
+            Hints::None => Self::None,
+            Hints::Rotating => Self::Rotating,
+            Hints::Static => Self::Static,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SealArgs {
+    #[command(flatten)]
+    pub(crate) to: Recipients,
+    /// Public text that is authenticated with the payload
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) context: String,
+    /// How receivers find their slot
+    #[arg(long, value_enum, default_value = "rotating")]
+    pub(crate) hints: Hints,
+    /// Hide the exact length (Padmé)
+    #[arg(long)]
+    pub(crate) pad: bool,
+    /// Plaintext bytes of a segment, a power of two: 4KiB to 16MiB
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = segment_log2)]
+    pub(crate) segment_size: u8,
+    /// Give every slot an ephemeral key of its own
+    #[arg(long)]
+    pub(crate) enc_per_slot: bool,
+    /// Seal each line of the input as a message of one channel
+    #[arg(long)]
+    pub(crate) channel: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The payload; standard input when absent or -
+    #[arg(value_name = "IN", default_value = "-")]
+    pub(crate) input: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// Where to write; standard output when absent or -
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Keys {
+    /// A key file; several may be given
+    #[arg(short = 'k', long = "key", value_name = "KEYFILE", required = true)]
+    pub(crate) keys: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct OpenArgs {
+    #[command(flatten)]
+    pub(crate) keys: Keys,
+    /// Refuse any other context
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) expect_context: Option<String>,
+    /// Open it and write nothing
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) check: bool,
+    /// The input is one channel: write its messages as lines
+    #[arg(long)]
+    pub(crate) channel: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The envelope; standard input when absent or -
+    #[arg(value_name = "IN", default_value = "-")]
+    pub(crate) input: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// For machines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Envelopes; standard input when absent or -
+    #[arg(value_name = "IN", default_value = "-")]
+    pub(crate) input: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListenArgs {
+    /// The address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) on: String,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
+    /// A folder for what arrives, or - for standard output
+    #[arg(long, value_name = "DIR|-")]
+    pub(crate) out: PathBuf,
+    /// Serve one connection, and exit with what became of it
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Tell what happens on standard error as JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SendArgs {
+    /// The listener
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) recipients: Recipients,
+    /// Public text that is authenticated with every message
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) context: String,
+    /// Send each line of each input as a message
+    #[arg(long)]
+    pub(crate) lines: bool,
+    /// Tell what was sent on standard output as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Files to send; - for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// For machines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// A file to send, up to 16 MiB; something made up when absent
+    pub(crate) file: Option<PathBuf>,
+}
+
+fn segment_log2(text: &str) -> Result<u8, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1u64,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        _ => return Err("write it as 64KiB or 1MiB".into()),
+    };
+    let size = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).filter(|n| n.is_power_of_two());
+    let log2 = size.and_then(|n| u8::try_from(n.ilog2()).ok()).filter(|log2| (12..=24).contains(log2));
+    log2.ok_or("a power of two from 4KiB to 16MiB is needed".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_sizes() {
+        for (text, log2) in [("4KiB", 12), ("64KiB", 16), ("65536", 16), ("1m", 20), ("16MiB", 24)] {
+            assert_eq!(segment_log2(text), Ok(log2));
+        }
+        for bad in ["", "2KiB", "32MiB", "5000", "64GB", "18446744073709551615k"] {
+            assert!(segment_log2(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

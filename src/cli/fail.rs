@@ -1,0 +1,124 @@
+use std::{fmt, io, path::Path, process::ExitCode};
+
+use crate::{
+    codec::CodecError,
+    keys::KeyError,
+    open::OpenError,
+    platform::EntropyError,
+    seal::SealError,
+    transfer::TransferError,
+    wire::{ParseError, inspect::escape},
+};
+
+/// Exit codes, as `--help` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Code {
+    Usage = 2,
+    NoMatchingKey = 3,
+    CannotOpen = 4,
+    Truncated = 5,
+    Malformed = 6,
+    Io = 7,
+}
+
+/// Why a command ended, in one sentence with what to do, and its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Code::Usage, message)
+    }
+
+    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        Self::new(Code::Io, format!("{what}: {error}"))
+    }
+
+    /// The same, about a file or connection.
+    pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("sealwire: {}", self.message);
+        ExitCode::from(self.code as u8)
+    }
+}
+
+/// A path as it may be printed.
+pub(crate) fn show(path: &Path) -> String {
+    escape(path.as_os_str().as_encoded_bytes())
+}
+
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        let code = match error {
+            ParseError::Truncated { .. } => Code::Truncated,
+            _ => Code::Malformed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let code = match &error {
+            OpenError::Parse(parse) => return parse.clone().into(),
+            OpenError::NoMatchingKey => Code::NoMatchingKey,
+            OpenError::ChannelTruncated { .. } => Code::Truncated,
+            OpenError::Content(_) => Code::Malformed,
+            _ => Code::CannotOpen,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<SealError> for Failure {
+    fn from(error: SealError) -> Self {
+        let code = match error {
+            SealError::NoRecipient | SealError::RecipientTwice(_) | SealError::SegmentSize(_) => Code::Usage,
+            SealError::LimitExceeded(_) | SealError::UnsupportedSuite(_) => Code::Malformed,
+            _ => Code::Io,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<CodecError> for Failure {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Open(error) => error.into(),
+            CodecError::Seal(error) => error.into(),
+            CodecError::Parse(error) => error.into(),
+            CodecError::Io(error) => Self::io("connection", &error),
+            CodecError::Failed => Self::new(Code::Io, error.to_string()),
+        }
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(error: TransferError) -> Self {
+        Self::new(Code::Malformed, error.to_string())
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<EntropyError> for Failure {
+    fn from(error: EntropyError) -> Self {
+        Self::new(Code::Io, error.to_string())
+    }
+}

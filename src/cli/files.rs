@@ -1,0 +1,197 @@
+//! seal, open, inspect.
+
+use std::io::{BufRead, Read};
+
+use bytes::BytesMut;
+use serde_json::json;
+
+use super::{
+    Failure,
+    args::{InspectArgs, OpenArgs, SealArgs},
+    fail::show,
+    io::{Output, input, lines, read_up_to},
+    keys::{read_keyring, read_recipients},
+};
+use crate::{
+    channel::{ChannelOpener, ChannelSealer, Role},
+    open::{Opener, Policy},
+    seal::Sealer,
+    wire::{LimitExceeded, Limits, Opening, inspect as wire_inspect, len64},
+};
+
+/// Bytes that are read, and written, at once.
+const CHUNK: usize = 64 * 1024;
+
+pub(super) fn seal(args: &SealArgs) -> Result<(), Failure> {
+    let sealer = Sealer::builder()
+        .to_all(read_recipients(&args.to)?)
+        .hints(args.hints.into())
+        .enc_per_slot(args.enc_per_slot)
+        .pad(args.pad)
+        .segment_log2(args.segment_size)
+        .build()?;
+    if args.channel { seal_channel(args, sealer) } else { seal_one(args, sealer) }
+}
+
+fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
+    let mut output = Output::new(&args.output, true)?;
+    let limit = Limits::default().message;
+    let payload = read_up_to(&args.input, limit)?;
+    check_size(len64(payload.len()), limit).map_err(|failure| failure.about(show(&args.input)))?;
+    output.write(&sealer.seal(args.context.as_bytes(), &payload)?)?;
+    output.finish()
+}
+
+/// Refuses what does not fit in a one-shot message, in words for who has the file.
+pub(super) fn check_size(len: u64, limit: u64) -> Result<(), Failure> {
+    LimitExceeded::check("message", len, limit).map_err(|over| {
+        let mib = over.maximum >> 20;
+        Failure::new(
+            super::fail::Code::Malformed,
+            format!("it is larger than {mib} MiB, the most that one message holds; send it in parts"),
+        )
+    })
+}
+
+fn seal_channel(args: &SealArgs, sealer: Sealer) -> Result<(), Failure> {
+    let mut output = Output::new(&args.output, true)?;
+    let mut channel = ChannelSealer::new(sealer, Role::Initiator, b"");
+    let mut reader = lines(&args.input)?;
+    let mut sealed = BytesMut::new();
+    while let Some(line) = next_line(&mut reader).map_err(|failure| failure.about(show(&args.input)))? {
+        channel.seal(args.context.as_bytes(), &line.content, &mut sealed)?;
+        if sealed.len() >= CHUNK || reader.buffer().is_empty() {
+            output.write(&sealed)?;
+            output.flush()?;
+            sealed.clear();
+        }
+    }
+    channel.finish(&mut sealed)?;
+    output.write(&sealed)?;
+    output.finish()
+}
+
+/// A line of a text.
+pub(super) struct Line {
+    /// Without the newline.
+    pub(super) content: Vec<u8>,
+    /// Whether a newline ended it.
+    pub(super) ended: bool,
+}
+
+/// The next line, of at most a message's size; `None` at the end.
+pub(super) fn next_line(reader: &mut impl BufRead) -> Result<Option<Line>, Failure> {
+    let limit = Limits::default().message;
+    let mut content = Vec::new();
+    let read = reader.by_ref().take(limit.saturating_add(1)).read_until(b'\n', &mut content);
+    if read.map_err(|error| Failure::io("reading a line", &error))? == 0 {
+        return Ok(None);
+    }
+    let ended = content.pop_if(|last| *last == b'\n').is_some();
+    if !ended {
+        check_size(len64(content.len()), limit)?;
+    }
+    Ok(Some(Line { content, ended }))
+}
+
+pub(super) fn open(args: &OpenArgs) -> Result<(), Failure> {
+    let context = args.expect_context.as_ref().map(|text| text.clone().into_bytes());
+    let opener = Opener::builder(read_keyring(&args.keys)?).policy(Policy { context, ..Policy::default() }).build();
+    let output = if args.check { None } else { Some(Output::new(&args.output, false)?) };
+    if args.channel { open_channel(args, opener, output) } else { open_one(args, &opener, output) }
+}
+
+fn open_one(args: &OpenArgs, opener: &Opener, output: Option<Output>) -> Result<(), Failure> {
+    let envelope = read_up_to(&args.input, largest_envelope(&opener.policy().limits))?;
+    let opened = opener.open_in_place(BytesMut::from(bytes::Bytes::from(envelope)));
+    let opened = opened.map_err(|error| Failure::from(error).about(show(&args.input)))?;
+    match output {
+        Some(mut output) => output.write(&opened.payload).and_then(|()| output.finish()),
+        None => Ok(()),
+    }
+}
+
+/// No acceptable envelope is longer; of a longer one enough is read to say what is wrong with it.
+fn largest_envelope(limits: &Limits) -> u64 {
+    let segments = limits.message.div_ceil(4096).max(1);
+    limits.block + 12 + limits.context + limits.message + segments * 20
+}
+
+fn open_channel(args: &OpenArgs, opener: Opener, mut output: Option<Output>) -> Result<(), Failure> {
+    let mut channel = ChannelOpener::new(opener, Role::Acceptor, b"");
+    let mut reader = input(&args.input)?;
+    let (mut buffer, mut chunk) = (BytesMut::new(), vec![0; CHUNK]);
+    let about = |failure: Failure| failure.about(show(&args.input));
+    loop {
+        let read = reader.read(&mut chunk).map_err(|error| Failure::io(show(&args.input), &error))?;
+        buffer.extend_from_slice(&chunk[..read]);
+        while let Some(opened) = channel.next(&mut buffer).map_err(|error| about(error.into()))? {
+            if let Some(output) = &mut output {
+                output.write(&opened.payload)?;
+                output.write(b"\n")?;
+            }
+        }
+        if let Some(output) = &mut output {
+            output.flush()?;
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    channel.end(&buffer).map_err(|error| about(error.into()))?;
+    output.map_or(Ok(()), Output::finish)
+}
+
+pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    const MOST: u64 = 256 << 20;
+    let bytes = read_up_to(&args.input, MOST)?;
+    LimitExceeded::check("input", len64(bytes.len()), MOST).map_err(|over| Failure::from(crate::wire::ParseError::from(over)))?;
+    let (messages, error) = wire_inspect::inspect(&bytes, &Limits::default());
+    let mut output = Output::new(&super::args::OutputArgs { output: None, force: false }, false)?;
+    if args.json {
+        let error = error.as_ref().map(ToString::to_string);
+        let report = json!({ "messages": messages.iter().map(message_json).collect::<Vec<_>>(), "error": error });
+        output.write(format!("{report:#}\n").as_bytes())?;
+    } else {
+        messages.iter().try_for_each(|message| output.write(message_text(message).as_bytes()))?;
+    }
+    output.finish()?;
+    error.map_or(Ok(()), |error| Err(Failure::from(error).about(show(&args.input))))
+}
+
+fn kind_name(kind: Opening) -> &'static str {
+    match kind {
+        Opening::Envelope => "envelope",
+        Opening::FollowUp => "follow-up",
+    }
+}
+
+fn message_json(message: &wire_inspect::Inspected<'_>) -> serde_json::Value {
+    let parts = message.parts.iter().map(|part| {
+        json!({ "name": part.name, "offset": part.offset, "length": part.bytes.len(), "bytes": hex(part.bytes), "meaning": part.meaning })
+    });
+    json!({ "kind": kind_name(message.kind), "offset": message.offset, "length": message.len, "fields": parts.collect::<Vec<_>>() })
+}
+
+fn message_text(message: &wire_inspect::Inspected<'_>) -> String {
+    let mut text = format!("{} at {}, {} bytes\n", kind_name(message.kind), message.offset, message.len);
+    for part in &message.parts {
+        text += &part_text(part);
+    }
+    text
+}
+
+/// One line of a report: offset, name, bytes (the first of many), meaning.
+pub(super) fn part_text(part: &wire_inspect::Part<'_>) -> String {
+    const SHOWN: usize = 16;
+    let mut bytes = hex(part.bytes.get(..SHOWN).unwrap_or(part.bytes));
+    if part.bytes.len() > SHOWN {
+        bytes += &format!("… ({} bytes)", part.bytes.len());
+    }
+    let line = format!("{:>10}  {:<22} {bytes}  {}", part.offset, part.name, part.meaning);
+    format!("{}\n", line.trim_end())
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

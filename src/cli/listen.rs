@@ -1,0 +1,351 @@
+//! The receiving side of a transfer (spec/transfer.md): greets, opens, stores, and only then acknowledges.
+
+use std::{
+    io::{self, BufWriter, Stdout, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use serde_json::json;
+use tempfile::NamedTempFile;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use super::{
+    Failure,
+    args::ListenArgs,
+    fail::{Code, show},
+    io::{is_dash, new_temporary, sync_folder},
+    keys::read_keyring,
+    report::{bytes, peak_memory},
+};
+use crate::{
+    channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
+    codec::{CodecError, OpeningCodec, Outgoing, SealingCodec},
+    open::{CachePolicy, OpenError, Opener, Policy},
+    platform::Entropy,
+    seal::Sealer,
+    transfer::{Answer, GREETING_LEN, Request, safe_name},
+};
+
+/// Blocks older than this are refused: a sender makes a new one for every connection.
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+/// How long a connection may stay silent.
+const IDLE: Duration = Duration::from_secs(600);
+/// How long the first message may take.
+const FIRST: Duration = Duration::from_secs(60);
+/// Connections served at a time; more of them wait.
+const CONNECTIONS: usize = 4096;
+/// Messages after which an answer is due, even when more are waiting.
+const ANSWER_EVERY: u64 = 1024;
+
+pub(super) fn run(args: ListenArgs) -> Result<(), Failure> {
+    let policy = Policy { max_age: Some(MAX_AGE), ..Policy::default() };
+    // Every connection has a DEK of its own, so none is worth keeping.
+    let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
+    let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).cache(cache).build();
+    let store = Store::new(&args.out)?;
+    runtime()?.block_on(listen(args, opener, store))
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Runtime::new().map_err(|error| Failure::io("starting", &error))
+}
+
+async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::io(&args.on, &error);
+    let listener = TcpListener::bind(&args.on).await.map_err(failed)?;
+    let report = Report { json: args.json };
+    report.listening(listener.local_addr().map_err(failed)?);
+    if args.once {
+        let (stream, peer) = accept(&listener).await;
+        return serve(stream, peer, &opener, &store, &report).await;
+    }
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        let (stream, peer) = accept(&listener).await;
+        let (opener, store) = (opener.clone(), store.clone());
+        tokio::spawn(async move {
+            let served = serve(stream, peer, &opener, &store, &report).await;
+            if store.is_broken() {
+                // Nothing more could be delivered to anyone.
+                std::process::exit(served.map_or_else(|failure| failure.code as i32, |()| 0));
+            }
+            drop(place);
+        });
+    }
+}
+
+/// The next connection. What goes wrong with one that is not yet ours (too many open files, a reset) passes.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                eprintln!("warning: a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One connection, from greeting to its end; tells what became of it.
+async fn serve(stream: TcpStream, peer: SocketAddr, opener: &Opener, store: &Store, report: &Report) -> Result<(), Failure> {
+    let mut taken = Taken::default();
+    let served = Connection::greet(stream, opener).await;
+    let served = match served {
+        Ok(mut connection) => connection.take_all(store, &mut taken).await,
+        Err(failure) => Err(failure),
+    };
+    report.served(peer, &taken, &served);
+    served
+}
+
+/// What has been delivered on a connection.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    messages: u64,
+    bytes: u64,
+    answered: u64,
+}
+
+struct Connection {
+    requests: FramedRead<OwnedReadHalf, OpeningCodec>,
+    answers: FramedWrite<OwnedWriteHalf, SealingCodec>,
+}
+
+impl Connection {
+    /// Sends the greeting, and takes the first message: to whom answers are sealed.
+    async fn greet(stream: TcpStream, opener: &Opener) -> Result<Self, Failure> {
+        let lost = |error: io::Error| Failure::io("connection", &error);
+        stream.set_nodelay(true).map_err(lost)?;
+        let (read, mut write) = stream.into_split();
+        // [XFR-1]
+        let greeting: [u8; GREETING_LEN] = Entropy::default().array()?;
+        write.write_all(&greeting).await.map_err(lost)?;
+        let channel = ChannelOpener::new(opener.clone(), Role::Acceptor, &greeting);
+        let mut requests = OpeningCodec::from(channel).framed(read);
+        let first = timeout(FIRST, requests.next()).await.map_err(|_| silent())?;
+        let first = first.ok_or(OpenError::ChannelTruncated { delivered: 0 })??;
+        // [XFR-2]
+        let Request::Hello { reply_to } = Request::decode(first.payload)? else {
+            return Err(Failure::new(Code::Malformed, "the first message does not say to whom answers go"));
+        };
+        let mac = requests.decoder().channel().first_header_mac().ok_or(OpenError::Failed)?;
+        let sealer = Sealer::builder().to(reply_to).build()?;
+        let channel = ChannelSealer::new(sealer, Role::Acceptor, &reply_binding(mac, &greeting));
+        Ok(Self { requests, answers: SealingCodec::from(channel).framed(write) })
+    }
+
+    async fn take_all(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Failure> {
+        let end = self.take_until_end(store, taken).await;
+        // What was delivered is acknowledged, whatever came after it.
+        self.answer(store, taken).await?;
+        match end {
+            Ok(()) => self.close().await,
+            Err(Stop::Store(failure)) => {
+                let refused = Answer::Refused { count: taken.messages, reason: failure.message.clone() };
+                // The sender may be gone; what is reported is why we stopped.
+                let _ = self.answers.send(Outgoing::message(refused.encode())).await;
+                let _ = self.close().await;
+                Err(failure)
+            }
+            Err(Stop::Peer(failure)) => Err(failure),
+        }
+    }
+
+    async fn take_until_end(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Stop> {
+        loop {
+            if taken.messages - taken.answered >= ANSWER_EVERY {
+                self.answer(store, taken).await.map_err(Stop::Peer)?;
+            }
+            let next = match self.requests.next().now_or_never() {
+                Some(next) => next,
+                // Nothing more is waiting: what has come is delivered and acknowledged before the next wait.
+                None => {
+                    self.answer(store, taken).await.map_err(Stop::Peer)?;
+                    timeout(IDLE, self.requests.next()).await.map_err(|_| Stop::Peer(silent()))?
+                }
+            };
+            let Some(opened) = next else { return Ok(()) };
+            let request = opened.map_err(Failure::from).and_then(|o| Ok(Request::decode(o.payload)?)).map_err(Stop::Peer)?;
+            let len = store.take(request, taken.messages).await?;
+            taken.messages += 1;
+            taken.bytes += len;
+        }
+    }
+
+    /// Acknowledges everything that has been delivered. [XFR-3]
+    async fn answer(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Failure> {
+        if taken.answered < taken.messages {
+            store.flush()?;
+            self.answers.send(Outgoing::message(Answer::Done { count: taken.messages }.encode())).await?;
+            taken.answered = taken.messages;
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), Failure> {
+        self.answers.send(Outgoing::End).await?;
+        SinkExt::<Outgoing>::close(&mut self.answers).await?;
+        Ok(())
+    }
+}
+
+fn silent() -> Failure {
+    Failure::new(Code::Truncated, "the peer fell silent, and the connection was closed")
+}
+
+/// Why a connection stops before its end.
+enum Stop {
+    /// The peer, or the network.
+    Peer(Failure),
+    /// We could not store what it sent.
+    Store(Failure),
+}
+
+/// Where messages go.
+#[derive(Clone)]
+enum Store {
+    Folder(PathBuf),
+    Stdout(Arc<Mutex<Sink>>),
+}
+
+struct Sink {
+    out: BufWriter<Stdout>,
+    broken: bool,
+}
+
+impl Store {
+    fn new(out: &Path) -> Result<Self, Failure> {
+        if is_dash(out) {
+            let out = BufWriter::with_capacity(64 * 1024, io::stdout());
+            return Ok(Self::Stdout(Arc::new(Mutex::new(Sink { out, broken: false }))));
+        }
+        let failed = |error: io::Error| Failure::io(show(out), &error);
+        std::fs::create_dir_all(out).map_err(failed)?;
+        // Told now rather than after a file has crossed the network.
+        new_temporary(out).map_err(failed)?;
+        Ok(Self::Folder(out.to_owned()))
+    }
+
+    /// Delivers one message; a file is on the disk under its final name when this returns.
+    async fn take(&self, request: Request, number: u64) -> Result<u64, Stop> {
+        let (name, content, ended) = match request {
+            Request::Hello { .. } => {
+                return Err(Stop::Peer(Failure::new(Code::Malformed, "a second first message")));
+            }
+            Request::File { name, content } => (safe_name(&name).into_owned(), content, false),
+            Request::Line { ended, content } => (format!("line-{:06}", number + 1), content, ended),
+        };
+        let len = content.len() as u64;
+        match self {
+            Self::Folder(folder) => {
+                let folder = folder.clone();
+                let stored = tokio::task::spawn_blocking(move || store_file(&folder, &name, &content)).await;
+                let stored = stored.unwrap_or_else(|error| Err(io::Error::other(error)));
+                stored.map_err(|error| Stop::Store(Failure::io("storing", &error)))?;
+            }
+            Self::Stdout(sink) => {
+                let written = tokio::task::block_in_place(|| write_out(sink, &content, ended));
+                written.map_err(|error| Stop::Store(Failure::io("standard output", &error)))?;
+            }
+        }
+        Ok(len)
+    }
+
+    fn flush(&self) -> Result<(), Failure> {
+        let Self::Stdout(sink) = self else { return Ok(()) };
+        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let flushed = tokio::task::block_in_place(|| sink.out.flush());
+        sink.broken |= flushed.is_err();
+        flushed.map_err(|error| Failure::io("standard output", &error))
+    }
+
+    fn is_broken(&self) -> bool {
+        match self {
+            Self::Folder(_) => false,
+            Self::Stdout(sink) => sink.lock().unwrap_or_else(PoisonError::into_inner).broken,
+        }
+    }
+}
+
+fn write_out(sink: &Mutex<Sink>, content: &Bytes, ended: bool) -> io::Result<()> {
+    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+    let written = sink.out.write_all(content).and_then(|()| if ended { sink.out.write_all(b"\n") } else { Ok(()) });
+    sink.broken |= written.is_err();
+    written
+}
+
+/// Writes a file that appears whole, under a name that nothing had, and lasts. [XFR-3] [XFR-7]
+fn store_file(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let mut temporary = new_temporary(folder)?;
+    temporary.write_all(content)?;
+    temporary.as_file().sync_all()?;
+    let path = persist_beside(temporary, folder, name)?;
+    sync_folder(&path)
+}
+
+/// The first of `name`, `name.2`, `name.3` … that nothing has.
+fn persist_beside(mut temporary: NamedTempFile, folder: &Path, name: &str) -> io::Result<PathBuf> {
+    for n in 1u32.. {
+        let path = folder.join(if n == 1 { name.to_owned() } else { format!("{name}.{n}") });
+        match temporary.persist_noclobber(&path) {
+            Ok(_) => return Ok(path),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => temporary = error.file,
+            Err(error) => return Err(error.error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// What is told on standard error.
+#[derive(Clone, Copy)]
+struct Report {
+    json: bool,
+}
+
+impl Report {
+    fn listening(self, address: SocketAddr) {
+        if self.json {
+            eprintln!("{}", json!({ "event": "listening", "address": address.to_string() }));
+        } else {
+            eprintln!("listening on {address}");
+        }
+    }
+
+    fn served(self, peer: SocketAddr, taken: &Taken, served: &Result<(), Failure>) {
+        let Taken { messages, bytes: released, .. } = *taken;
+        if self.json {
+            let error = served.as_ref().err().map(|failure| failure.message.clone());
+            eprintln!(
+                "{}",
+                json!({ "event": "served", "peer": peer.to_string(), "messages": messages, "bytes": released, "error": error, "peak_memory": peak_memory() })
+            );
+            return;
+        }
+        match served {
+            Ok(()) => eprintln!("{peer}: {messages} messages, {}", bytes(released)),
+            Err(failure) => eprintln!("{peer}: refused: {}; {messages} messages, {released} bytes released", failure.message),
+        }
+    }
+}
+
+impl From<CodecError> for Stop {
+    fn from(error: CodecError) -> Self {
+        Self::Peer(error.into())
+    }
+}

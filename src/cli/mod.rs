@@ -1,0 +1,50 @@
+//! The program: arguments, files, sockets and terminals. All that it knows of the format it asks the library.
+//!
+//! ```text
+//! keys.rs      keygen, recipient, and reading key files
+//! files.rs     seal, open, inspect
+//! io.rs        input, and output that appears whole or not at all
+//! send.rs      the sending side of a transfer
+//! listen.rs    the receiving side
+//! demo.rs      both as two processes, with an attacker between them
+//! fail.rs      exit codes
+//! ```
+
+mod args;
+mod demo;
+mod fail;
+mod files;
+mod io;
+mod keys;
+mod listen;
+mod report;
+mod send;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+pub(crate) use fail::Failure;
+
+/// Runs the program; the exit codes are those of `sealwire --help`.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Keygen(args) => keys::keygen(&args),
+        Command::Recipient(args) => keys::recipient(&args),
+        Command::Seal(args) => files::seal(&args),
+        Command::Open(args) => files::open(&args),
+        Command::Inspect(args) => files::inspect(&args),
+        Command::Listen(args) => listen::run(args),
+        Command::Send(args) => send::run(args),
+        Command::Demo(args) => demo::run(&args),
+    }
+}

@@ -1,0 +1,328 @@
+//! The sending side of a transfer (spec/transfer.md): seals, sends, and counts what is acknowledged.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes};
+use futures_util::{SinkExt, StreamExt};
+use indicatif::ProgressBar;
+use serde_json::json;
+use tokio::{
+    io::AsyncReadExt,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use super::{
+    Failure,
+    args::SendArgs,
+    fail::{Code, show},
+    files::{check_size, next_line},
+    io::{input, is_dash, lines},
+    keys::read_recipients,
+    listen::runtime,
+    report::{peak_memory, progress},
+};
+use crate::{
+    channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
+    codec::{OpeningCodec, Outgoing, SealingCodec},
+    keys::{Cmk, Keyring, Recipient},
+    open::Opener,
+    seal::{SealError, Sealer},
+    transfer::{Answer, GREETING_LEN, NAME_MAX, Request},
+    wire::{Limits, len64},
+};
+
+/// How long connecting and the greeting may take.
+const CONNECT: Duration = Duration::from_secs(15);
+/// How long the listener may go without acknowledging anything once everything is sent.
+const ANSWER: Duration = Duration::from_secs(120);
+/// A file's payload has this and its name before the content.
+const FILE_HEAD: u64 = 11;
+/// Lines are handed over in pieces of about this.
+const PIECE: usize = 64 * 1024;
+
+pub(super) fn run(args: SendArgs) -> Result<(), Failure> {
+    let recipients = read_recipients(&args.recipients)?;
+    let total = if args.lines { None } else { check_files(&args.files)? };
+    runtime()?.block_on(send(args, recipients, total))
+}
+
+/// Refuses what cannot be sent before anything is; tells the bytes of all files where it can.
+fn check_files(files: &[PathBuf]) -> Result<Option<u64>, Failure> {
+    let mut total = Some(0);
+    for path in files {
+        if is_dash(path) {
+            total = None;
+            continue;
+        }
+        let meta = fs::metadata(path).map_err(|error| Failure::io(show(path), &error))?;
+        if meta.is_dir() {
+            return Err(Failure::usage(format!("{} is a folder; send its files", show(path))));
+        }
+        if meta.is_file() {
+            check_size(meta.len(), content_limit(path)).map_err(|failure| failure.about(show(path)))?;
+        }
+        total = total.filter(|_| meta.is_file()).map(|sum: u64| sum.saturating_add(meta.len()));
+    }
+    Ok(total)
+}
+
+fn content_limit(path: &Path) -> u64 {
+    Limits::default().message - FILE_HEAD - len64(file_name(path).len())
+}
+
+/// The name that a file travels under: without its folder.
+fn file_name(path: &Path) -> String {
+    if is_dash(path) {
+        return "stdin".into();
+    }
+    let name = path.file_name().map_or_else(|| "unnamed".into(), |name| name.to_string_lossy().into_owned());
+    name[..name.floor_char_boundary(NAME_MAX)].to_owned()
+}
+
+async fn send(args: SendArgs, recipients: Vec<Recipient>, total: Option<u64>) -> Result<(), Failure> {
+    let started = Instant::now();
+    let bar = progress(total);
+    let Connection { mut requests, answers } = Connection::open(&args.to, recipients).await?;
+    let (answered, mut progress) = watch::channel(0u64);
+    let answers = tokio::spawn(read_answers(answers, answered));
+    let mut sent = Sent::default();
+    let outcome = send_all(&args, &mut requests, &mut sent, &bar).await;
+    let ending = wait_for_answers(answers, &mut progress).await;
+    bar.finish_and_clear();
+    let done = *progress.borrow();
+    if args.json {
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{}",
+            json!({ "messages": sent.messages, "acknowledged": done, "bytes": sent.bytes, "seconds": seconds, "peak_memory": peak_memory() })
+        );
+    }
+    // What the listener says of it tells more than a broken pipe.
+    let failure = match (outcome, ending) {
+        (_, Err(refused)) if refused.said => refused.failure,
+        (Err(failure), _) => failure,
+        (Ok(()), Err(ending)) => ending.failure,
+        (Ok(()), Ok(())) if done == sent.messages => return Ok(()),
+        (Ok(()), Ok(())) => Failure::new(Code::Truncated, "the listener ended before it acknowledged everything"),
+    };
+    Err(failure.about(sent.name_of(&args, done)))
+}
+
+/// What has been handed to the connection.
+#[derive(Debug, Default)]
+struct Sent {
+    messages: u64,
+    bytes: u64,
+    /// How many messages each input has become.
+    inputs: Vec<u64>,
+}
+
+impl Sent {
+    /// Names the first message that is not acknowledged.
+    fn name_of(&self, args: &SendArgs, acknowledged: u64) -> String {
+        let mut before = acknowledged;
+        for (path, messages) in args.files.iter().zip(self.inputs.iter().copied().chain([u64::MAX])) {
+            if before < messages {
+                let line = if args.lines { format!(", line {}", before + 1) } else { String::new() };
+                return format!("{}{line} was not acknowledged", show(path));
+            }
+            before -= messages;
+        }
+        "the end was not acknowledged".into()
+    }
+}
+
+struct Connection {
+    requests: FramedWrite<OwnedWriteHalf, SealingCodec>,
+    answers: FramedRead<OwnedReadHalf, OpeningCodec>,
+}
+
+impl Connection {
+    /// Connects, takes the greeting, and says to whom answers are sealed.
+    async fn open(to: &str, recipients: Vec<Recipient>) -> Result<Self, Failure> {
+        let unreachable = |error: std::io::Error| Failure::io(to, &error);
+        let late = |_| Failure::new(Code::Io, format!("{to}: no greeting within {} s; is a listener there?", CONNECT.as_secs()));
+        let greeted = timeout(CONNECT, async {
+            let mut stream = TcpStream::connect(to).await?;
+            stream.set_nodelay(true)?;
+            let mut greeting = [0; GREETING_LEN];
+            stream.read_exact(&mut greeting).await?;
+            Ok((stream, greeting))
+        });
+        let (stream, greeting) = greeted.await.map_err(late)?.map_err(unreachable)?;
+        let (read, write) = stream.into_split();
+        let reply = Cmk::generate()?;
+        let hello = Request::Hello { reply_to: reply.recipient().clone() };
+        let sealer = Sealer::builder().to_all(recipients).build()?;
+        let channel = ChannelSealer::new(sealer, Role::Initiator, &greeting);
+        let mut requests = SealingCodec::from(channel).framed(write);
+        requests.send(Outgoing::message(hello.encode())).await?;
+        let mac = requests.encoder_mut().channel_mut().and_then(|channel| channel.first_header_mac().copied());
+        let binding = reply_binding(&mac.ok_or(SealError::Failed)?, &greeting);
+        let opener = Opener::new(Keyring::from(reply));
+        let answers = OpeningCodec::from(ChannelOpener::new(opener, Role::Initiator, &binding)).framed(read);
+        Ok(Self { requests, answers })
+    }
+}
+
+type Requests = FramedWrite<OwnedWriteHalf, SealingCodec>;
+
+/// What one piece of input becomes: payloads, and which input they are of.
+struct Piece {
+    input: usize,
+    payloads: Vec<Bytes>,
+}
+
+async fn send_all(args: &SendArgs, requests: &mut Requests, sent: &mut Sent, bar: &ProgressBar) -> Result<(), Failure> {
+    let (pieces, mut waiting) = mpsc::channel(1);
+    let (files, by_lines) = (args.files.clone(), args.lines);
+    let reader = tokio::task::spawn_blocking(move || read_inputs(&files, by_lines, &pieces));
+    let context = Bytes::copy_from_slice(args.context.as_bytes());
+    sent.inputs = vec![0; args.files.len()];
+    loop {
+        let piece = match waiting.try_recv() {
+            Ok(piece) => piece,
+            Err(_) => {
+                SinkExt::<Outgoing>::flush(requests).await?;
+                match waiting.recv().await {
+                    Some(piece) => piece,
+                    None => break,
+                }
+            }
+        };
+        for payload in piece.payloads {
+            let len = len64(payload.len());
+            requests.feed(Outgoing::Message { context: context.clone(), payload }).await?;
+            sent.messages += 1;
+            sent.bytes += len;
+            sent.inputs[piece.input] += 1;
+            bar.inc(len);
+        }
+    }
+    reader.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())))?;
+    requests.send(Outgoing::End).await?;
+    SinkExt::<Outgoing>::close(requests).await?;
+    Ok(())
+}
+
+/// Reads inputs into payloads, one piece ahead of what is being sealed.
+fn read_inputs(files: &[PathBuf], by_lines: bool, pieces: &mpsc::Sender<Piece>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Handle::current();
+    for (input, path) in files.iter().enumerate() {
+        let mut source = if by_lines { Source::Lines(lines(path)?) } else { Source::File(path) };
+        loop {
+            // Waits for a place before it reads: what waits is bounded.
+            let Ok(place) = runtime.block_on(pieces.reserve()) else { return Ok(()) };
+            let payloads = source.next().map_err(|failure| failure.about(show(path)))?;
+            if payloads.is_empty() {
+                break;
+            }
+            place.send(Piece { input, payloads });
+        }
+    }
+    Ok(())
+}
+
+enum Source<'a> {
+    Lines(std::io::BufReader<Box<dyn Read>>),
+    File(&'a Path),
+    Done,
+}
+
+impl Source<'_> {
+    /// The next payloads; none at the end.
+    fn next(&mut self) -> Result<Vec<Bytes>, Failure> {
+        match self {
+            Self::Done => Ok(Vec::new()),
+            Self::File(path) => {
+                let payload = read_file(path)?;
+                *self = Self::Done;
+                Ok(vec![payload])
+            }
+            Self::Lines(reader) => {
+                let (mut payloads, mut len) = (Vec::new(), 0);
+                while let Some(line) = next_line(reader)? {
+                    len += line.content.len();
+                    payloads.push(Request::Line { ended: line.ended, content: line.content.into() }.encode());
+                    if len >= PIECE || reader.buffer().is_empty() {
+                        break;
+                    }
+                }
+                Ok(payloads)
+            }
+        }
+    }
+}
+
+/// The payload of [`Request::File`], with the content read to where it stands in it.
+fn read_file(path: &Path) -> Result<Bytes, Failure> {
+    let name = file_name(path);
+    let limit = content_limit(path);
+    let known = fs::metadata(path).map_or(0, |meta| meta.len().min(limit));
+    let mut payload = Vec::with_capacity(usize::try_from(known).unwrap_or(0) + name.len() + 64);
+    payload.put_slice(&Request::File { name, content: Bytes::new() }.encode());
+    let head = payload.len();
+    let read = input(path)?.take(limit + 1).read_to_end(&mut payload);
+    let len = len64(read.map_err(|error| Failure::io("reading", &error))?);
+    check_size(len, limit)?;
+    payload[head - 8..head].copy_from_slice(&len.to_be_bytes());
+    Ok(payload.into())
+}
+
+/// How the answers ended; `said` when the listener itself gave the reason.
+struct Ending {
+    failure: Failure,
+    said: bool,
+}
+
+async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answered: watch::Sender<u64>) -> Result<(), Ending> {
+    let unsaid = |failure: Failure| Ending { failure, said: false };
+    while let Some(opened) = answers.next().await {
+        let opened = opened.map_err(|error| match Failure::from(error) {
+            Failure { code: Code::Truncated, .. } => {
+                unsaid(Failure::new(Code::Truncated, "the listener closed the connection; does it have the key?"))
+            }
+            failure => unsaid(failure),
+        })?;
+        match Answer::decode(opened.payload).map_err(|error| unsaid(error.into()))? {
+            Answer::Done { count } => {
+                answered.send_replace(count);
+            }
+            Answer::Refused { count, reason } => {
+                answered.send_replace(count);
+                return Err(Ending { failure: Failure::new(Code::Io, format!("the listener refused it: {reason}")), said: true });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the end of the answers, as long as more of them come.
+async fn wait_for_answers(
+    mut answers: tokio::task::JoinHandle<Result<(), Ending>>,
+    progress: &mut watch::Receiver<u64>,
+) -> Result<(), Ending> {
+    let stuck = || Ending { failure: Failure::new(Code::Io, "the listener stopped acknowledging"), said: false };
+    loop {
+        tokio::select! {
+            ended = &mut answers => return ended.unwrap_or_else(|_| Err(stuck())),
+            changed = timeout(ANSWER, progress.changed()) => match changed {
+                Err(_) => return Err(stuck()),
+                // The sender side is gone: the task ends in a moment.
+                Ok(Err(_)) => return answers.await.unwrap_or_else(|_| Err(stuck())),
+                Ok(Ok(())) => {}
+            }
+        }
+    }
+}
