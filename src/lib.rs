@@ -1,20 +1,65 @@
+//! sealwire: an encrypted message envelope, as a format (`spec/`), a library and a program.
+//!
+//! A random data key (DEK) encrypts the payload; the DEK is wrapped to the receiver's customer master key (CMK);
+//! ciphertext DEK and ciphertext payload travel as one message.
+//!
+//! ```
+//! use sealwire::{Cmk, Keyring, open, seal};
+//! let cmk = Cmk::generate()?;
+//! let envelope = seal(b"attack at dawn", &[cmk.recipient().clone()])?;
+//! let opened = open(&envelope, &Keyring::from(cmk))?;
+//! assert_eq!(&opened.payload[..], b"attack at dawn");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The rooms, each turning one thing into another:
+//!
+//! ```text
+//! wire      bytes <-> structs            no keys, no I/O, no randomness
+//! crypto    keys + bytes <-> bytes       no parsing, no I/O; crate-private
+//! keys      who can read                 CMKs, recipients, DEKs, keyrings; their text forms; no files
+//! payload   payload <-> segments         no heads, no blocks; crate-private
+//! seal      payload -> envelope          holds the DEK it reuses; no I/O
+//! open      envelope -> payload          untrusted until header_mac holds; no I/O
+//! channel   messages <-> one direction of a connection, in order and complete; no I/O
+//! codec     the same for tokio-util      shells; no rule of the format lives here
+//! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
+//! cli       the program                  files, sockets, terminals; asks the library for all else
+//! platform  randomness, time, process    the only room that asks the system for them; crate-private
+//! ```
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+#[cfg(all(feature = "testing", not(debug_assertions)))]
+compile_error!("feature `testing` injects randomness and clocks: it is for tests, and release builds refuse it");
+
 pub mod channel;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "codec")]
+pub mod codec;
 mod crypto;
 pub mod keys;
 pub mod open;
 mod payload;
 mod platform;
 pub mod seal;
-pub mod wire;
-pub use channel::*;
-pub use keys::*;
-pub use open::*;
-pub use seal::*;
-#[cfg(feature = "codec")]
-pub mod codec;
-
-#[cfg(feature = "cli")]
-pub mod cli;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "cli")]
 pub mod transfer;
+pub mod wire;
+
+// Sealing: to whom, and with what.
+pub use keys::{Cmk, Dek, Fingerprint, KeyError, Recipient};
+pub use platform::EntropyError;
+pub use seal::{Reuse, SealError, Sealer, SealerBuilder, seal};
+// Opening: with which keys, under which policy.
+pub use keys::{DecapsulateError, Decapsulator, Keyring, NotContributory, SharedSecret};
+pub use open::{
+    Begun, CachePolicy, NeedsDek, OpenError, Opened, Opener, OpenerBuilder, Policy, PolicyError, Ready, Sender, open, untrusted,
+};
+// Connections.
+pub use channel::{ChannelOpener, ChannelSealer, Role, reply_binding};
+// The format's own words.
+pub use wire::{HintMode, LimitExceeded, Limits, ParseError, Suite};

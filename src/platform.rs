@@ -16,7 +16,7 @@ pub struct EntropyError;
 pub(crate) enum Entropy {
     #[default]
     System,
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(feature = "testing")]
     Injected(Box<dyn FnMut(&mut [u8]) + Send>),
 }
 
@@ -24,7 +24,7 @@ impl Entropy {
     pub(crate) fn fill(&mut self, out: &mut [u8]) -> Result<(), EntropyError> {
         match self {
             Self::System => rand::rngs::SysRng.try_fill_bytes(out).map_err(|_| EntropyError),
-            #[cfg(any(test, feature = "testing"))]
+            #[cfg(feature = "testing")]
             Self::Injected(fill) => {
                 fill(out);
                 Ok(())
@@ -51,7 +51,7 @@ pub(crate) enum Clock {
     #[default]
     System,
     /// Seconds since the Unix epoch, for both.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(feature = "testing")]
     Injected(std::sync::Arc<std::sync::atomic::AtomicU64>),
 }
 
@@ -59,7 +59,7 @@ pub(crate) enum Clock {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     at: Instant,
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(feature = "testing")]
     injected: u64,
 }
 
@@ -68,7 +68,7 @@ impl Clock {
     pub(crate) fn unix_seconds(&self) -> u64 {
         match self {
             Self::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            #[cfg(any(test, feature = "testing"))]
+            #[cfg(feature = "testing")]
             Self::Injected(seconds) => seconds.load(std::sync::atomic::Ordering::SeqCst),
         }
     }
@@ -76,7 +76,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Moment {
         Moment {
             at: Instant::now(),
-            #[cfg(any(test, feature = "testing"))]
+            #[cfg(feature = "testing")]
             injected: self.unix_seconds(),
         }
     }
@@ -84,7 +84,7 @@ impl Clock {
     pub(crate) fn since(&self, earlier: Moment) -> Duration {
         match self {
             Self::System => earlier.at.elapsed(),
-            #[cfg(any(test, feature = "testing"))]
+            #[cfg(feature = "testing")]
             Self::Injected(_) => Duration::from_secs(self.unix_seconds().saturating_sub(earlier.injected)),
         }
     }

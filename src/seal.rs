@@ -184,13 +184,13 @@ impl SealerBuilder {
         self
     }
 
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(feature = "testing")]
     pub(crate) fn entropy(mut self, entropy: Entropy) -> Self {
         self.entropy = entropy;
         self
     }
 
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(feature = "testing")]
     pub(crate) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
@@ -365,7 +365,7 @@ impl Sealer {
         let schedule = Schedule::new(settings.suite, &salt, &dek.0)?;
         let block = settings.encode_block(&dek.0, &salt, &schedule)?;
         let since = settings.clock.now();
-        Ok(Epoch { block, schedule, salt, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
+        Ok(Epoch { block, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
     }
 }
 
@@ -448,8 +448,6 @@ pub(crate) struct Message<'a> {
 pub(crate) struct Epoch {
     block: Vec<u8>,
     pub(crate) schedule: Schedule,
-    #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code, reason = "tests observe that no (salt, seq) repeats"))]
-    pub(crate) salt: [u8; 16],
     since: Moment,
     messages: u64,
     bytes: u64,

@@ -160,7 +160,7 @@ impl ChannelSealer {
         Ok((Lead::Envelope, Some(chain)))
     }
 
-    #[cfg(test)]
+    #[cfg(feature = "testing")]
     pub(crate) fn skip_to_seq(&mut self, seq: u64) {
         if let Some(epoch) = &mut self.epoch {
             epoch.next_seq = Some(seq);

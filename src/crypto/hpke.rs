@@ -58,6 +58,11 @@ impl Setting {
         cell.get_or_init(|| Self::base(suite, &[b"sealwire v1 dek", &[suite.number()]]))
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn context(&self) -> &[u8; 65] {
+        &self.context
+    }
+
     /// KeySchedule: key and base_nonce for one message.
     pub(crate) fn key(&self, shared: &SharedSecret) -> Result<MessageKey, Refused> {
         let secret = labeled_extract(&self.suite_id, shared.0.bytes(), b"secret", &[]);
@@ -81,6 +86,37 @@ fn suite_id(suite: Suite) -> [u8; 10] {
 pub(crate) struct MessageKey {
     key: AeadKey,
     nonce: [u8; 12],
+}
+
+#[cfg(feature = "testing")]
+impl MessageKey {
+    pub(crate) fn base_nonce(&self) -> &[u8; 12] {
+        &self.nonce
+    }
+
+    /// The same key at another sequence number (RFC 9180 §5.2, ComputeNonce).
+    pub(crate) fn at(&self, seq: u64) -> MessageKeyAt<'_> {
+        let mut nonce = self.nonce;
+        nonce.iter_mut().rev().zip(seq.to_be_bytes().iter().rev()).for_each(|(to, from)| *to ^= from);
+        MessageKeyAt { key: &self.key, nonce }
+    }
+}
+
+#[cfg(feature = "testing")]
+pub(crate) struct MessageKeyAt<'a> {
+    key: &'a AeadKey,
+    nonce: [u8; 12],
+}
+
+#[cfg(feature = "testing")]
+impl MessageKeyAt<'_> {
+    pub(crate) fn seal(&self, aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
+        self.key.seal(&self.nonce, aad, text)
+    }
+
+    pub(crate) fn open(&self, aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
+        self.key.open(&self.nonce, aad, text, tag)
+    }
 }
 
 impl MessageKey {

@@ -46,7 +46,7 @@ impl Schedule {
     }
 
     /// The public name of the DEK under this salt.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(feature = "testing")]
     pub(crate) fn commitment(&self) -> Result<Secret32, Refused> {
         self.derive(b"sealwire v1 commit")
     }

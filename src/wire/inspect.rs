@@ -111,11 +111,9 @@ impl Walk<'_> {
             Ok(log2) => log2,
             Err(error) => return error,
         };
-        (0..).map_while(|i| segment_error(&mut reader, i, log2).err()).next().unwrap_or(ParseError::malformed(
-            "segment",
-            reader.offset(),
-            "is not all there",
-        ))
+        let unfinished = ParseError::malformed("segment", reader.offset(), "is not all there");
+        // Every step consumes a segment, so that the end of the input is met at the latest.
+        (0..).find_map(|i| segment_error(&mut reader, i, log2).err()).unwrap_or(unfinished)
     }
 }
 

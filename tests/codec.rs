@@ -1,0 +1,242 @@
+//! The codecs: any split of a stream gives the same messages and the same error, and memory follows what has arrived.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use kit::TestRng;
+use sealwire::{
+    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, Reuse, Role, SealError, Sealer,
+    codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec, Outgoing, SealingCodec},
+    wire::{MessageHead, Opening},
+};
+use tokio_util::codec::{Decoder, Encoder};
+
+mod kit;
+
+fn cmk() -> Cmk {
+    Cmk::from_x25519(&[1; 32])
+}
+
+fn sealer() -> Sealer {
+    let reuse = Reuse { messages: 3, ..Reuse::default() };
+    Sealer::builder().to(cmk().recipient().clone()).reuse(reuse).segment_log2(12).build().unwrap()
+}
+
+fn sealing() -> SealingCodec {
+    ChannelSealer::new(sealer(), Role::Initiator, b"b").into()
+}
+
+fn opening() -> OpeningCodec {
+    ChannelOpener::new(Opener::new(Keyring::from(cmk())), Role::Acceptor, b"b").into()
+}
+
+/// A stream with everything in it, and the payloads.
+fn stream() -> (BytesMut, Vec<Vec<u8>>) {
+    let mut rng = TestRng::new(7);
+    let payloads: Vec<_> = [0, 1, 20, 4096, 4097, 20_000, 5].iter().map(|n| rng.bytes(*n)).collect();
+    let mut out = BytesMut::new();
+    let mut codec = sealing();
+    for payload in &payloads {
+        codec.encode(Outgoing::Message { context: Bytes::from_static(b"ctx"), payload: payload.clone().into() }, &mut out).unwrap();
+    }
+    codec.encode(Outgoing::End, &mut out).unwrap();
+    (out, payloads)
+}
+
+/// What a decoder makes of a stream that arrives in `pieces`, with the end told.
+fn decode<D: Decoder<Error = CodecError>>(mut codec: D, stream: &[u8], piece: impl Fn(usize) -> usize) -> (Vec<D::Item>, Option<String>) {
+    let (mut buffer, mut items, mut at) = (BytesMut::new(), Vec::new(), 0);
+    while at < stream.len() {
+        let n = piece(at).clamp(1, stream.len() - at);
+        buffer.extend_from_slice(&stream[at..at + n]);
+        at += n;
+        loop {
+            match codec.decode(&mut buffer) {
+                Ok(Some(item)) => items.push(item),
+                Ok(None) => break,
+                Err(error) => {
+                    assert!(codec.decode(&mut buffer).is_err() && codec.decode_eof(&mut buffer).is_err(), "it stays failed");
+                    return (items, Some(error.to_string()));
+                }
+            }
+        }
+    }
+    loop {
+        match codec.decode_eof(&mut buffer) {
+            Ok(Some(item)) => items.push(item),
+            Ok(None) => return (items, None),
+            Err(error) => return (items, Some(error.to_string())),
+        }
+    }
+}
+
+#[test]
+fn any_split_gives_the_same() {
+    let (stream, payloads) = stream();
+    for size in [1, 2, 3, 7, 100, 4096, 1 << 20] {
+        let (items, error) = decode(opening(), &stream, |_| size);
+        assert_eq!(error, None);
+        assert_eq!(items.iter().map(|item| item.payload.to_vec()).collect::<Vec<_>>(), payloads);
+        let (raw, error) = decode(EnvelopeCodec::default(), &stream, |_| size);
+        assert_eq!(error, None);
+        assert_eq!(raw.iter().flat_map(|raw| raw.bytes().to_vec()).collect::<Vec<_>>(), stream);
+        let kinds: Vec<_> = raw.iter().map(|raw| raw.kind() == Opening::Envelope).collect();
+        assert_eq!(kinds, [true, false, false, true, false, false, true, false]);
+    }
+    let mut rng = TestRng::new(3);
+    for _ in 0..200 {
+        let mut broken = stream.to_vec();
+        let at = rng.below(broken.len());
+        broken[at] ^= 1 << rng.below(8);
+        broken.truncate(broken.len() - rng.below(3) * 5);
+        let whole = decode(opening(), &broken, |_| usize::MAX);
+        assert!(whole.1.is_some());
+        let step = 1 + rng.below(300);
+        for size in [1, step] {
+            assert_eq!(decode(opening(), &broken, |_| size), whole, "at {at}");
+        }
+        let raw = decode(EnvelopeCodec::default(), &broken, |_| usize::MAX);
+        assert_eq!(decode(EnvelopeCodec::default(), &broken, |_| step), raw);
+    }
+}
+
+/// Proves CHN-9 through the codec: a cut between two messages is an error too.
+#[test]
+fn an_end_without_the_last_message_is_truncated() {
+    let mut out = BytesMut::new();
+    sealing().encode(Bytes::from_static(b"one"), &mut out).unwrap();
+    let (items, error) = decode(opening(), &out, |_| 10);
+    assert_eq!(items.len(), 1);
+    assert!(error.unwrap().starts_with("truncated: the connection ended"));
+    assert!(matches!(opening().decode_eof(&mut BytesMut::new()), Err(CodecError::Open(OpenError::ChannelTruncated { delivered: 0 }))));
+}
+
+#[test]
+fn encode_appends_and_leaves_the_buffer_on_errors() {
+    let mut codec = sealing();
+    let mut out = BytesMut::from(&b"what was there"[..]);
+    codec.encode(Bytes::from_static(b"one"), &mut out).unwrap();
+    assert!(out.starts_with(b"what was there"));
+    let before = out.clone();
+    let large = Bytes::from(vec![0; (16 << 20) + 1]);
+    assert!(matches!(codec.encode(large, &mut out), Err(CodecError::Seal(SealError::LimitExceeded(_)))));
+    assert_eq!(out, before);
+    codec.encode(Outgoing::Last { context: Bytes::new(), payload: Bytes::from_static(b"two") }, &mut out).unwrap();
+    let before = out.clone();
+    assert!(matches!(codec.encode(Outgoing::End, &mut out), Err(CodecError::Seal(SealError::Closed))));
+    assert_eq!(out, before);
+    let (items, error) = decode(opening(), &out[14..], |_| 9);
+    assert_eq!((items.len(), error), (2, None));
+}
+
+/// A length that a peer declares reserves nothing; a buffer that a large message blew up is let go.
+#[test]
+fn memory_follows_what_arrives() {
+    let mut sender = ChannelSealer::new(Sealer::builder().to(cmk().recipient().clone()).segment_log2(24).build().unwrap(), Role::Initiator, b"b");
+    let mut stream = BytesMut::new();
+    sender.seal(b"", &vec![1; 8 << 20], &mut stream).unwrap();
+    let large = stream.len();
+    sender.finish(&mut stream).unwrap();
+    let mut codec = opening();
+    let mut buffer = BytesMut::with_capacity(64);
+    buffer.extend_from_slice(&stream[..200]);
+    assert!(codec.decode(&mut buffer).unwrap().is_none());
+    assert!(buffer.capacity() < 4096, "{}", buffer.capacity());
+    buffer.extend_from_slice(&stream[200..large + 3]);
+    let item = codec.decode(&mut buffer).unwrap().unwrap();
+    assert_eq!(item.payload.len(), 8 << 20);
+    drop(item);
+    buffer.reserve(1);
+    assert!(buffer.capacity() < 4096, "{}", buffer.capacity());
+    let mut raw = EnvelopeCodec::default();
+    let mut buffer = stream.clone();
+    assert_eq!(raw.decode(&mut buffer).unwrap().unwrap().bytes().len(), large);
+    assert!(buffer.capacity() < 4096);
+}
+
+/// A self-contained message that cannot be opened is an outcome; a broken frame is the end.
+#[test]
+fn single_messages_fail_alone() {
+    let mut good = SealingCodec::self_contained(sealer());
+    let mut out = BytesMut::new();
+    good.encode(Bytes::from_static(b"one"), &mut out).unwrap();
+    let mut damaged = BytesMut::new();
+    good.encode(Bytes::from_static(b"two"), &mut damaged).unwrap();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    out.unsplit(damaged);
+    let other = Cmk::from_x25519(&[2; 32]);
+    out.extend_from_slice(&sealwire::seal(b"not for us", &[other.recipient().clone()]).unwrap());
+    good.encode(Outgoing::End, &mut out).unwrap();
+    good.encode(Bytes::from_static(b"four"), &mut out).unwrap();
+    let codec = || MessageCodec::new(Opener::new(Keyring::from(cmk())));
+    for size in [1, 50, usize::MAX] {
+        let (items, error) = decode_outcomes(codec(), &out, size);
+        assert_eq!(items, ["one", "segment", "no key", "four"]);
+        assert_eq!(error, None);
+        let (items, error) = decode_outcomes(codec(), &[&out[..], b"junk"].concat(), size);
+        assert_eq!(items.len(), 4);
+        assert!(error.unwrap().contains("type"));
+        let (items, error) = decode_outcomes(codec(), &out[..out.len() - 1], size);
+        assert_eq!(items.len(), 3);
+        assert!(error.unwrap().starts_with("truncated"));
+    }
+}
+
+fn decode_outcomes(codec: MessageCodec, stream: &[u8], size: usize) -> (Vec<String>, Option<String>) {
+    let (items, error) = decode(codec, stream, |_| size);
+    let word = |item: Result<sealwire::Opened, OpenError>| match item {
+        Ok(opened) => String::from_utf8(opened.payload.to_vec()).unwrap(),
+        Err(OpenError::Segment { .. }) => "segment".into(),
+        Err(OpenError::NoMatchingKey) => "no key".into(),
+        Err(other) => panic!("{other:?}"),
+    };
+    (items.into_iter().map(word).collect(), error)
+}
+
+/// A router passes on what it cannot read, a suite that nobody here knows included.
+#[test]
+fn a_router_needs_no_key_and_no_suite() {
+    let mut envelope = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();
+    envelope[8] = 99;
+    let (raw, error) = decode(EnvelopeCodec::default(), &envelope.repeat(2), |_| 11);
+    assert_eq!((raw.len(), error), (2, None));
+    let mut out = BytesMut::new();
+    raw.into_iter().for_each(|message| EnvelopeCodec::default().encode(message, &mut out).unwrap());
+    assert_eq!(out, envelope.repeat(2));
+}
+
+/// Through real sockets and `Framed`, both directions, with the transport closed in an orderly way.
+#[tokio::test]
+async fn over_tcp() -> Result<(), CodecError> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let (_, payloads) = stream();
+    let expected = payloads.clone();
+    let receiving = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await?;
+        let mut framed = opening().framed(socket);
+        let mut got = Vec::new();
+        while let Some(opened) = framed.next().await {
+            got.push(opened?.payload.to_vec());
+        }
+        assert!(framed.decoder().channel().is_closed());
+        Ok::<_, CodecError>(got)
+    });
+    let mut framed = sealing().framed(tokio::net::TcpStream::connect(address).await?);
+    for payload in payloads {
+        framed.feed(Bytes::from(payload)).await?;
+    }
+    framed.send(Outgoing::End).await?;
+    SinkExt::<Outgoing>::close(&mut framed).await?;
+    assert_eq!(receiving.await.map_err(io::Error::other)??, expected);
+    Ok(())
+}
+
+#[test]
+fn heads_are_public() {
+    let envelope = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();
+    let mut reader = sealwire::wire::Reader::new(&envelope[153..], 153);
+    assert_eq!(MessageHead::parse(&mut reader, &sealwire::Limits::default()).unwrap().seq, 0);
+}

