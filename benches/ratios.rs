@@ -1,0 +1,137 @@
+//! What a message costs as a multiple of the bare primitives of the same crates, in one run: both sides of a ratio are
+//! timed in turn, many times, and the median of the ratios is printed. With `--check` a ratio over its bound fails.
+
+use std::{hint::black_box, time::Instant};
+
+use bytes::BytesMut;
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit,
+    aead::{AeadInOut, inout::InOutBuf},
+};
+use rand::TryRng;
+use sealwire::{CachePolicy, Cmk, Keyring, Opener, Reuse, Sealer};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+const ROUNDS: usize = 61;
+
+/// Nanoseconds a call, for `n` calls.
+fn time(n: u32, call: &mut dyn FnMut()) -> f64 {
+    let started = Instant::now();
+    (0..n).for_each(|_| call());
+    started.elapsed().as_secs_f64() * 1e9 / f64::from(n)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+struct Row {
+    name: &'static str,
+    ratio: f64,
+    bound: Option<f64>,
+}
+
+fn pair(name: &'static str, bound: Option<f64>, n: u32, ours: &mut dyn FnMut(), bare: &mut dyn FnMut()) -> Row {
+    let (mut all_ours, mut all_bare) = (Vec::new(), Vec::new());
+    time(n, ours);
+    time(n, bare);
+    for _ in 0..ROUNDS {
+        all_ours.push(time(n, ours));
+        all_bare.push(time(n, bare));
+    }
+    let ratio = median(all_ours.iter().zip(&all_bare).map(|(a, b)| a / b).collect());
+    let (a, b) = (median(all_ours), median(all_bare));
+    println!("{name:<58} {a:>12.0} ns {b:>12.0} ns {ratio:>7.3}  {}", bound.map_or(String::new(), |b| format!("(bound {b})")));
+    Row { name, ratio, bound }
+}
+
+const ONE_DEK: Reuse = Reuse { messages: u64::MAX, bytes: u64::MAX, age: std::time::Duration::MAX };
+
+fn main() {
+    let check = std::env::args().any(|arg| arg == "--check");
+    println!("{:<58} {:>15} {:>15} {:>7}", "", "ours", "bare", "ratio");
+    let mut rows = Vec::new();
+    for (name, size, bound, n) in [
+        ("seal 64 B, reused DEK / AEAD call with the same AAD", 64, Some(1.5), 2000),
+        ("seal 1 KiB, reused DEK / AEAD", 1024, None, 1000),
+        ("seal 64 KiB, reused DEK / AEAD", 65_536, None, 40),
+    ] {
+        rows.push(seal_reused(name, size, bound, n));
+    }
+    for (name, size, bound, n) in [
+        ("open 64 B in a buffer, cached DEK / AEAD", 64, None, 2000),
+        ("open 1 KiB in a buffer, cached DEK / AEAD", 1024, None, 1000),
+        ("open 64 KiB in a buffer, cached DEK / AEAD", 65_536, None, 40),
+    ] {
+        rows.push(open_cached(name, size, bound, n));
+    }
+    rows.push(seal_fresh());
+    rows.push(open_fresh());
+    if check {
+        let over: Vec<_> = rows.iter().filter(|row| row.bound.is_some_and(|bound| row.ratio > bound)).collect();
+        over.iter().for_each(|row| eprintln!("over its bound: {} is {:.3}", row.name, row.ratio));
+        assert!(over.is_empty());
+    }
+}
+
+fn bare_aead(size: usize) -> impl FnMut() {
+    let cipher = ChaCha20Poly1305::new(&[7; 32].into());
+    let (mut buffer, mut n) = (vec![7; size], 0u64);
+    move || {
+        n += 1;
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&n.to_be_bytes());
+        black_box(cipher.encrypt_inout_detached(&nonce.into(), &[0; 12], InOutBuf::from(&mut buffer[..])).unwrap());
+    }
+}
+
+fn seal_reused(name: &'static str, size: usize, bound: Option<f64>, n: u32) -> Row {
+    let cmk = Cmk::generate().unwrap();
+    let mut sealer = Sealer::builder().to(cmk.recipient().clone()).reuse(ONE_DEK).build().unwrap();
+    let payload = vec![7; size];
+    pair(name, bound, n, &mut || drop(black_box(sealer.seal(b"", &payload).unwrap())), &mut bare_aead(size))
+}
+
+fn open_cached(name: &'static str, size: usize, bound: Option<f64>, n: u32) -> Row {
+    let cmk = Cmk::generate().unwrap();
+    let mut sealer = Sealer::builder().to(cmk.recipient().clone()).reuse(ONE_DEK).build().unwrap();
+    let envelope = sealer.seal(b"", &vec![7; size]).unwrap();
+    let opener = Opener::new(Keyring::from(cmk));
+    let mut ours = || {
+        let buffer = BytesMut::from(&envelope[..]);
+        drop(black_box(opener.open_in_place(buffer).unwrap()));
+    };
+    pair(name, bound, n, &mut ours, &mut bare_aead(size))
+}
+
+fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    rand::rngs::SysRng.try_fill_bytes(&mut bytes).unwrap();
+    bytes
+}
+
+fn seal_fresh() -> Row {
+    let cmk = Cmk::generate().unwrap();
+    let their = PublicKey::from(*cmk.recipient().public_key());
+    let mut sealer = Sealer::builder().to(cmk.recipient().clone()).reuse(Reuse::NEVER).build().unwrap();
+    let mut bare = || {
+        let secret = StaticSecret::from(random());
+        black_box((PublicKey::from(&secret), secret.diffie_hellman(&their)));
+    };
+    let name = "seal 64 B, fresh DEK / X25519 key generation + DH";
+    pair(name, Some(1.3), 50, &mut || drop(black_box(sealer.seal(b"", &[7; 64]).unwrap())), &mut bare)
+}
+
+fn open_fresh() -> Row {
+    let cmk = Cmk::generate().unwrap();
+    let envelope = sealwire::seal(&[7; 64], &[cmk.recipient().clone()]).unwrap();
+    let opener = Opener::builder(Keyring::from(cmk)).cache(CachePolicy { deks: 0, ..CachePolicy::default() }).build();
+    let secret = StaticSecret::from(random());
+    let their = PublicKey::from(&StaticSecret::from(random()));
+    let mut bare = || {
+        black_box(secret.diffie_hellman(&their));
+    };
+    let name = "open 64 B, fresh DEK / one DH";
+    pair(name, Some(1.3), 50, &mut || drop(black_box(opener.open(&envelope).unwrap())), &mut bare)
+}
