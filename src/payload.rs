@@ -138,7 +138,8 @@ impl Segments<'_> {
         Ok(())
     }
 
-    /// Opens one segment in place: `body` is ciphertext and tag; returns the plaintext.
+    /// Opens one segment in place: `body` is ciphertext and tag; returns the plaintext. Nothing of a segment is
+    /// released whose tag does not hold. [SEG-6]
     pub(crate) fn open_one<'b>(&self, i: usize, last: bool, body: &'b mut [u8]) -> Result<&'b mut [u8], Refused> {
         let (text, tag) = body.split_last_chunk_mut::<16>().ok_or(Refused)?;
         self.schedule.open_segment(self.at(i, last), self.aad(i), text, tag)?;

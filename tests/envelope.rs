@@ -142,7 +142,7 @@ fn a_wrong_dek_in_a_slot_is_passed_over() {
     }
 }
 
-/// Proves WRAP-4: 2^255 is added to enc; the sender computed with those bytes.
+/// Proves WRAP-1: a zero result is a slot that does not open, and the search goes on.
 #[test]
 fn a_low_order_enc_is_a_failed_trial_only() {
     let mut forge = Forge::to(&[]);
@@ -359,6 +359,38 @@ fn wrong_padding_is_refused() {
         assert!(matches!(opener(1).open(&sealed), Err(OpenError::Content(_))));
         assert!(matches!(opener(1).open_in_place(BytesMut::from(&sealed[..])), Err(OpenError::Content(_))));
     }
+}
+
+/// Proves ERR-1: whatever needs a key is one word to a peer.
+#[test]
+fn peers_are_told_one_word() {
+    let forge = Forge::to(&[key(1)]);
+    let mut mac = forge.envelope(0, 0, b"", b"x");
+    mac[130] ^= 1;
+    let mut tag = forge.envelope(0, 0, b"", b"x");
+    *tag.last_mut().unwrap() ^= 1;
+    let padding = forge.envelope(0, 2, b"", b"x");
+    let said = |i, envelope: &[u8]| opener(i).open(envelope).unwrap_err().to_peer();
+    for word in [said(1, &mac), said(1, &tag), said(1, &padding), said(2, &tag)] {
+        assert_eq!(word, "refused");
+    }
+    assert!(said(1, &mac[..40]).contains("truncated"));
+}
+
+/// Proves WRAP-5: every block, and every slot with an enc of its own, has a new ephemeral key.
+#[test]
+fn ephemerals_are_used_once() {
+    let mut seen = std::collections::HashSet::new();
+    for own in [false, true] {
+        let mut sealer = Sealer::builder().to_all(recipients(3)).enc_per_slot(own).reuse(Reuse::NEVER).build().unwrap();
+        for _ in 0..3 {
+            let envelope = sealer.seal(b"", b"").unwrap();
+            let (_, block) = sealwire::wire::DekBlock::parse(&envelope, &Limits::default()).unwrap();
+            let encs: Vec<_> = block.enc.map_or_else(|| block.slots.iter().map(|slot| slot.enc.to_vec()).collect(), |enc| vec![enc.to_vec()]);
+            assert!(encs.into_iter().all(|enc| seen.insert(enc)));
+        }
+    }
+    assert_eq!(seen.len(), 3 + 9);
 }
 
 #[test]

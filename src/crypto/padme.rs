@@ -1,6 +1,6 @@
 //! Padmé (spec 8): a padded length tells no more than the magnitude and a few leading bits of the true one.
 
-/// The length that `n` is padded to: `n` rounded up so that at most its highest `s` bits after the first vary.
+/// The length that `n` is padded to [PAD-1]: `n` rounded up so that at most its highest `s` bits after the first vary.
 pub(crate) fn padme(n: u64) -> Option<u64> {
     let Some(e) = n.checked_ilog2().filter(|e| *e > 0) else {
         return Some(n);

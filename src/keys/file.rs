@@ -1,4 +1,4 @@
-//! What stands in a key file (spec 11.3): comment lines, and one key as a string or a PEM document. Reading the
+//! What stands in a key file (spec 12.3): comment lines, and one key as a string or a PEM document. Reading the
 //! file itself is the caller's.
 
 use zeroize::Zeroizing;

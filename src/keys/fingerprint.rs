@@ -4,7 +4,7 @@ use crate::{crypto::backend, wire::Kem};
 
 /// The name of a public key: 32 bytes that stand for KEM and key (spec 6.3).
 ///
-/// Displays as six groups of five digits (spec 11.4), to be compared aloud in any language.
+/// Displays as six groups of five digits (spec 12.4), to be compared aloud in any language.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 

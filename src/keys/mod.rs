@@ -1,4 +1,4 @@
-//! Who can read (spec 11): CMKs and their public halves, DEKs, keyrings, and the forms that keys take as text.
+//! Who can read (spec 12): CMKs and their public halves, DEKs, keyrings, and the forms that keys take as text.
 
 mod cmk;
 mod dek;

@@ -1,4 +1,4 @@
-//! PEM forms (spec 11.2): SPKI and PKCS#8 for X25519, RFC 8410.
+//! PEM forms (spec 12.2): SPKI and PKCS#8 for X25519, RFC 8410.
 
 use pkcs8::{
     AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfoRef, SecretDocument, SubjectPublicKeyInfoRef,

@@ -1,4 +1,4 @@
-//! Bech32m strings (spec 11.1): HPKE kem id (2 bytes), then the key.
+//! Bech32m strings (spec 12.1): HPKE kem id (2 bytes), then the key.
 
 use bech32::{Bech32m, Checksum, Fe1024, Hrp, primitives::decode::CheckedHrpstring};
 use zeroize::Zeroizing;

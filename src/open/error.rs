@@ -43,7 +43,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// All that a peer is told: what anyone could compute without a key, or one word.
+    /// All that a peer is told: what anyone could compute without a key, or one word. [ERR-1]
     #[must_use]
     pub fn to_peer(&self) -> String {
         match self {

@@ -1,6 +1,6 @@
 //! What can be wrong with bytes alone. Anyone could compute these without a key, so a peer may be told.
 
-/// Something a peer chose is larger than the reader or writer allows (spec 9).
+/// Something a peer chose is larger than the reader or writer allows (spec 11.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{limit} is {value}, more than the limit of {maximum}")]
 pub struct LimitExceeded {
@@ -22,7 +22,7 @@ impl LimitExceeded {
     }
 }
 
-/// Bytes that are not an envelope, a follow-up or a part of one (spec 10). Offsets count from the first byte of
+/// Bytes that are not an envelope, a follow-up or a part of one (spec 11.2). Offsets count from the first byte of
 /// the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

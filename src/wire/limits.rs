@@ -1,7 +1,7 @@
-//! What a reader accepts and a writer writes at the most (spec 9). Every number that a peer chooses meets one
+//! What a reader accepts and a writer writes at the most (spec 11.1). Every number that a peer chooses meets one
 //! of these before it sizes anything.
 
-/// Named limits; the defaults are those of spec 9.
+/// Named limits; the defaults are those of spec 11.1.
 ///
 /// ```
 /// use sealwire::wire::Limits;

@@ -1,8 +1,8 @@
-//! The suite registry (spec 3).
+//! The suite registry (spec 3.5).
 
 use super::ParseError;
 
-/// KEM, KDF and AEAD as one number (spec 3). The KDF is HKDF-SHA256 in all of them.
+/// KEM, KDF and AEAD as one number (spec 3.5). The KDF is HKDF-SHA256 in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Suite {
