@@ -50,5 +50,7 @@ fn parse(bencher: Bencher) {
     let cmk = Cmk::generate().unwrap();
     let envelope = sealer(&cmk, ONE_DEK).seal(b"", &[7; 64]).unwrap();
     let limits = wire::Limits::default();
-    bencher.bench_local(|| sealwire::untrusted::Message::parse(divan::black_box(&envelope), &limits).map(|message| message.plaintext));
+    bencher.bench_local(|| {
+        sealwire::untrusted::Message::parse(divan::black_box(&envelope), &limits).map(|message| message.plaintext)
+    });
 }

@@ -3,7 +3,8 @@
 use bytes::BytesMut;
 use kit::Forge;
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, OpenError, Opened, Opener, ParseError, Role, Reuse, SealError, Sealer, open, reply_binding,
+    ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, OpenError, Opened, Opener, ParseError, Reuse, Role, SealError, Sealer, open,
+    reply_binding,
 };
 
 mod kit;
@@ -163,7 +164,13 @@ fn nothing_follows_the_last_message() {
 fn a_cut_is_no_end() {
     let pieces = pieces(4, 2);
     let whole = pieces.concat();
-    let ends: Vec<usize> = pieces.iter().scan(0, |at, piece| { *at += piece.len(); Some(*at) }).collect();
+    let ends: Vec<usize> = pieces
+        .iter()
+        .scan(0, |at, piece| {
+            *at += piece.len();
+            Some(*at)
+        })
+        .collect();
     for n in 0..whole.len() {
         let (got, end) = receive(&whole[..n]);
         let complete = ends.iter().filter(|end| **end <= n).count();
@@ -407,7 +414,10 @@ fn a_channel_waits_for_its_dek() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_forked_child_seals_nothing() {
-    use nix::{sys::wait::{WaitStatus, waitpid}, unistd::{ForkResult, fork}};
+    use nix::{
+        sys::wait::{WaitStatus, waitpid},
+        unistd::{ForkResult, fork},
+    };
     let mut single = sealer(10);
     single.seal(b"", b"before").unwrap();
     let mut channel = sender(10);

@@ -1,0 +1,226 @@
+//! The program, as its user runs it: files, pipes, exit codes, and what it says.
+#![cfg(unix)]
+
+use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+
+use program::{Place, Ran, mode};
+
+mod program;
+
+fn seal(place: &Place, args: &[&str], payload: &[u8]) -> Vec<u8> {
+    place.run(["seal", "-r", &place.recipient].iter().chain(args), payload).silent().out
+}
+
+fn open(place: &Place, args: &[&str], envelope: &[u8]) -> Ran {
+    place.run(["open", "-k", "alice.key"].iter().chain(args), envelope)
+}
+
+#[test]
+fn a_session() {
+    let place = Place::new();
+    assert_eq!(mode(&place.path("alice.key")), 0o600);
+    let file = String::from_utf8(place.read("alice.key")).unwrap();
+    assert!(file.starts_with("# created: 20") && file.contains(&place.recipient) && file.contains("\nSW-SECRET-CMK-1"));
+    assert_eq!(place.run(["recipient", "alice.key"], b"").silent().line(), place.recipient);
+    let fingerprint = place.run(["recipient", "--fingerprint", "alice.key"], b"").silent().line();
+    assert_eq!(fingerprint.split(' ').map(str::len).collect::<Vec<_>>(), [5; 6]);
+    place.write("in", b"payload");
+    place.run(["seal", "-r", &place.recipient, "-o", "sealed", "in"], b"").silent();
+    assert_eq!(place.read("sealed").len(), 7 + 185);
+    place.run(["open", "-k", "alice.key", "-o", "out", "sealed"], b"").silent();
+    assert_eq!(place.read("out"), b"payload");
+    assert_eq!(open(&place, &[], &seal(&place, &["-"], b"piped")).silent().out, b"piped");
+    assert!(open(&place, &["--check"], &seal(&place, &[], b"piped")).silent().out.is_empty());
+    assert_eq!(place.names("."), ["alice.key", "in", "out", "sealed"]);
+}
+
+#[test]
+fn options_of_seal() {
+    let place = Place::new();
+    let other = place.keygen("bob.key");
+    for (args, len) in [
+        (&["--hints", "none"][..], 185),
+        (&["--hints", "static"], 185),
+        (&["--enc-per-slot"], 185),
+        (&["--context", "orders/7"], 193),
+        (&["--pad"], 193),
+        (&["-r", &other], 237),
+        (&["--segment-size", "4KiB"], 185),
+    ] {
+        let sealed = seal(&place, args, &[1; 64]);
+        assert_eq!(sealed.len(), 64 + len, "{args:?}");
+        assert_eq!(open(&place, &[], &sealed).silent().out, [1; 64], "{args:?}");
+    }
+    place.write("list", format!("# team\n{}\n{other}\n", place.recipient).as_bytes());
+    let sealed = place.run(["seal", "-R", "list"], b"to both").silent().out;
+    assert_eq!(place.run(["open", "-k", "bob.key"], &sealed).silent().out, b"to both");
+    let large = vec![7; 16 << 20];
+    assert_eq!(open(&place, &[], &seal(&place, &[], &large)).silent().out, large);
+}
+
+/// Exit codes, as `--help` lists them.
+#[test]
+fn exit_codes() {
+    let place = Place::new();
+    place.keygen("bob.key");
+    let envelope = seal(&place, &["--context", "c"], b"payload");
+    let flipped = |at: usize| {
+        let mut changed = envelope.clone();
+        changed[at] ^= 1;
+        changed
+    };
+    place.run(["open", "-k", "nowhere.key"], b"").failed(7, "nowhere.key");
+    place.run(["open", "-k", "bob.key"], &envelope).failed(3, "no matching key");
+    open(&place, &[], &flipped(130)).failed(4, "header_mac");
+    open(&place, &[], &flipped(envelope.len() - 1)).failed(4, "not authentic");
+    open(&place, &["--expect-context", "d"], &envelope).failed(4, "context");
+    open(&place, &["--expect-context", "c"], &envelope).silent();
+    open(&place, &[], &envelope[..100]).failed(5, "truncated");
+    open(&place, &[], b"").failed(5, "truncated");
+    open(&place, &[], &flipped(0)).failed(6, "malformed: magic");
+    open(&place, &[], &flipped(3)).failed(6, "unsupported: version");
+    open(&place, &[], &[&envelope[..], b"x"].concat()).failed(6, "trailing");
+    place.run(["seal", "-r", &place.recipient], &vec![0; (16 << 20) + 1]).failed(6, "16 MiB");
+    place.run(["seal", "-r", "swr1nonsense"], b"").failed(2, "-r: the key string is damaged");
+    place.run(["seal", "-r", &place.recipient, "-r", &place.recipient], b"").failed(2, "twice");
+    assert_eq!(place.run(["seal"], b"").code, 2);
+    place.run(["seal", "-r", &place.recipient, "-o", "no/such/folder/x"], b"").failed(7, "no/such/folder");
+    place.run(["seal", "-r", &place.recipient, "missing"], b"").failed(7, "missing");
+    place.run(["seal", "-r", &place.recipient, "-o", "/dev/full"], b"x").failed(7, "/dev/full");
+    let help = place.run(["--help"], b"").silent();
+    let help = String::from_utf8(help.out).unwrap();
+    assert!((0..=7).filter(|n| *n != 1).all(|n| help.contains(&format!("\n  {n}  "))));
+}
+
+#[test]
+fn output_appears_whole_or_not_at_all() {
+    let place = Place::new();
+    let envelope = seal(&place, &[], b"new");
+    place.write("out", b"old");
+    open(&place, &["-o", "out"], &envelope).failed(2, "--force");
+    assert_eq!(place.read("out"), b"old");
+    let mut broken = envelope.clone();
+    *broken.last_mut().unwrap() ^= 1;
+    open(&place, &["--force", "-o", "out"], &broken).failed(4, "not authentic");
+    assert_eq!(place.read("out"), b"old");
+    open(&place, &["-o", "fresh"], &broken).failed(4, "not authentic");
+    open(&place, &["--force", "-o", "out"], &envelope).silent();
+    assert_eq!(place.read("out"), b"new");
+    std::os::unix::fs::symlink("out", place.path("link")).unwrap();
+    open(&place, &["--force", "-o", "link"], &seal(&place, &[], b"newer")).silent();
+    assert_eq!(place.read("out"), b"newer");
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+    assert_eq!(place.names("."), ["alice.key", "link", "out"]);
+    open(&place, &["-o", "/dev/null"], &envelope).silent();
+}
+
+#[test]
+fn key_files_of_the_wrong_kind_are_named_at_once() {
+    let place = Place::new();
+    let before = place.read("alice.key");
+    place.run(["keygen", "-o", "alice.key"], b"").failed(2, "never overwritten");
+    assert_eq!(place.read("alice.key"), before);
+    place.write("public", place.recipient.as_bytes());
+    place.write("two", &[&before[..], &before].concat());
+    place.write("empty", b"");
+    place.write("ssh", b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n");
+    place.write("binary", &[0xff, 0xfe, 0]);
+    fs::File::create(place.path("huge")).unwrap().set_len(10 << 30).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(place.path("fifo")).status().unwrap();
+    assert!(made.success());
+    for name in ["public", "two", "empty", "ssh", "binary", "huge"] {
+        fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    for (name, said) in [
+        ("public", "a recipient, the public half"),
+        ("two", "more than one key"),
+        ("empty", "no key in it"),
+        ("ssh", "an SSH private key"),
+        ("binary", "a binary file"),
+        ("huge", "10737418240 bytes"),
+        ("fifo", "a FIFO"),
+        ("/dev/zero", "a device"),
+        (".", "a folder"),
+    ] {
+        let started = Instant::now();
+        let ran = place.run(["recipient", name], b"").failed(2, said);
+        assert!(started.elapsed().as_secs() < 2, "{name}");
+        assert!(!ran.err.contains("SW-SECRET-CMK-1Q"));
+    }
+    place.run(["seal", "-r", String::from_utf8_lossy(&before).lines().last().unwrap()], b"").failed(2, "this is a secret key");
+    fs::set_permissions(place.path("alice.key"), fs::Permissions::from_mode(0o640)).unwrap();
+    let warned = place.run(["recipient", "alice.key"], b"");
+    assert_eq!(warned.code, 0);
+    assert!(warned.err.starts_with("warning:") && warned.err.contains("chmod 600"));
+}
+
+/// Proves CHN-9 for recorded channels: what was delivered stays, and the cut is told.
+#[test]
+fn lines_of_a_channel() {
+    let place = Place::new();
+    let text = b"one\n\nthree\n";
+    let sealed = seal(&place, &["--channel", "--context", "log"], text);
+    assert_eq!(open(&place, &["--channel", "--expect-context", "log"], &sealed).silent().out, text);
+    let other = open(&place, &["--channel", "--expect-context", "other"], &sealed).failed(4, "context");
+    assert!(other.out.is_empty());
+    assert_eq!(open(&place, &["--channel"], &sealed).silent().out, text);
+    assert_eq!(open(&place, &["--channel"], &seal(&place, &["--channel"], b"")).silent().out, b"");
+    assert_eq!(open(&place, &["--channel"], &seal(&place, &["--channel"], b"no newline")).silent().out, b"no newline\n");
+    let cut = open(&place, &["--channel"], &sealed[..sealed.len() - 1]).failed(5, "3 messages arrived whole");
+    assert_eq!(cut.out, text);
+    open(&place, &["--channel", "-o", "file"], &sealed[..sealed.len() - 1]).failed(5, "truncated");
+    assert!(!place.path("file").exists());
+    open(&place, &[], &sealed).failed(6, "only in its channel");
+    open(&place, &["--channel"], &seal(&place, &[], b"x")).failed(6, "without the channel flag");
+}
+
+#[test]
+fn inspect_needs_no_key_and_obeys_nobody() {
+    let place = Place::new();
+    let nasty = "\u{1b}[31mred\u{7}\u{202e}\n\"";
+    let sealed = seal(&place, &["--context", nasty], b"x");
+    for args in [&["inspect"][..], &["inspect", "--json"]] {
+        let ran = place.run(args, &sealed).silent();
+        let text = String::from_utf8(ran.out).unwrap();
+        assert!(!text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{text}");
+        assert!(text.contains("red"));
+    }
+    let channel = seal(&place, &["--channel"], b"a\nb\n");
+    let report: serde_json::Value = serde_json::from_slice(&place.run(["inspect", "--json"], &channel).silent().out).unwrap();
+    let messages = report["messages"].as_array().unwrap();
+    let kinds: Vec<_> = messages.iter().map(|m| m["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["envelope", "follow-up", "follow-up"]);
+    let bytes: String =
+        messages.iter().flat_map(|m| m["fields"].as_array().unwrap()).map(|f| f["bytes"].as_str().unwrap()).collect();
+    assert_eq!(bytes, channel.iter().map(|b| format!("{b:02x}")).collect::<String>());
+    let ran = place.run(["inspect"], &channel[..channel.len() - 1]);
+    assert_eq!(ran.code, 5);
+    assert!(ran.err.contains("truncated") && String::from_utf8(ran.out).unwrap().contains("follow-up at"));
+    place.run(["inspect"], b"hello").failed(6, "type at offset 0");
+}
+
+/// The demo's numbers, read as a machine reads them; and its promise of size and time.
+#[test]
+fn the_demo_shows_what_it_says() {
+    let place = Place::new();
+    let started = Instant::now();
+    let text = place.run(["demo"], b"").silent();
+    assert!(started.elapsed().as_secs() < 30, "a debug build on a busy machine");
+    let text = String::from_utf8(text.out).unwrap();
+    assert!(text.lines().count() <= 40, "{text}");
+    assert_eq!(text.matches("refused, 0 bytes released").count(), 5, "{text}");
+    place.write("mine", &[9; 100_000]);
+    let report = place.run(["demo", "--json", "mine"], b"").silent();
+    let report: serde_json::Value = serde_json::from_slice(&report.out).unwrap();
+    let attacks = report["attacks"].as_array().unwrap();
+    assert_eq!(attacks.len(), 5);
+    for attack in attacks {
+        assert_eq!((attack["refused"].as_bool(), attack["bytes_released"].as_u64()), (Some(true), Some(0)), "{attack}");
+        assert_ne!(attack["sender_exit"], 0);
+    }
+    assert_eq!(report["transfer"]["hashes_equal"], true);
+    assert_eq!(report["transfer"]["files"], 1);
+    let overheads: Vec<_> =
+        report["messages_of_64_bytes"].as_array().unwrap().iter().map(|m| m["bytes_over_payload"].as_u64().unwrap()).collect();
+    assert_eq!(overheads, [185, 185, 24]);
+}

@@ -38,14 +38,20 @@ fn stream() -> (BytesMut, Vec<Vec<u8>>) {
     let mut out = BytesMut::new();
     let mut codec = sealing();
     for payload in &payloads {
-        codec.encode(Outgoing::Message { context: Bytes::from_static(b"ctx"), payload: payload.clone().into() }, &mut out).unwrap();
+        codec
+            .encode(Outgoing::Message { context: Bytes::from_static(b"ctx"), payload: payload.clone().into() }, &mut out)
+            .unwrap();
     }
     codec.encode(Outgoing::End, &mut out).unwrap();
     (out, payloads)
 }
 
 /// What a decoder makes of a stream that arrives in `pieces`, with the end told.
-fn decode<D: Decoder<Error = CodecError>>(mut codec: D, stream: &[u8], piece: impl Fn(usize) -> usize) -> (Vec<D::Item>, Option<String>) {
+fn decode<D: Decoder<Error = CodecError>>(
+    mut codec: D,
+    stream: &[u8],
+    piece: impl Fn(usize) -> usize,
+) -> (Vec<D::Item>, Option<String>) {
     let (mut buffer, mut items, mut at) = (BytesMut::new(), Vec::new(), 0);
     while at < stream.len() {
         let n = piece(at).clamp(1, stream.len() - at);
@@ -109,7 +115,10 @@ fn an_end_without_the_last_message_is_truncated() {
     let (items, error) = decode(opening(), &out, |_| 10);
     assert_eq!(items.len(), 1);
     assert!(error.unwrap().starts_with("truncated: the connection ended"));
-    assert!(matches!(opening().decode_eof(&mut BytesMut::new()), Err(CodecError::Open(OpenError::ChannelTruncated { delivered: 0 }))));
+    assert!(matches!(
+        opening().decode_eof(&mut BytesMut::new()),
+        Err(CodecError::Open(OpenError::ChannelTruncated { delivered: 0 }))
+    ));
 }
 
 #[test]
@@ -133,7 +142,11 @@ fn encode_appends_and_leaves_the_buffer_on_errors() {
 /// A length that a peer declares reserves nothing; a buffer that a large message blew up is let go.
 #[test]
 fn memory_follows_what_arrives() {
-    let mut sender = ChannelSealer::new(Sealer::builder().to(cmk().recipient().clone()).segment_log2(24).build().unwrap(), Role::Initiator, b"b");
+    let mut sender = ChannelSealer::new(
+        Sealer::builder().to(cmk().recipient().clone()).segment_log2(24).build().unwrap(),
+        Role::Initiator,
+        b"b",
+    );
     let mut stream = BytesMut::new();
     sender.seal(b"", &vec![1; 8 << 20], &mut stream).unwrap();
     let large = stream.len();

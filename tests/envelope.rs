@@ -9,8 +9,8 @@ use std::{
 use bytes::BytesMut;
 use kit::{Forge, TestRng};
 use sealwire::{
-    Begun, CachePolicy, Cmk, Dek, HintMode, Keyring, LimitExceeded, Limits, OpenError, Opener, ParseError, Policy, PolicyError, Recipient, Reuse,
-    SealError, Sealer, Suite, open, seal,
+    Begun, CachePolicy, Cmk, Dek, HintMode, Keyring, LimitExceeded, Limits, OpenError, Opener, ParseError, Policy, PolicyError,
+    Recipient, Reuse, SealError, Sealer, Suite, open, seal,
 };
 
 mod kit;
@@ -44,7 +44,9 @@ fn sizes_are_those_of_the_format() {
 fn everything_round_trips() {
     let mut rng = TestRng::new(1);
     for n in [1, 2, 64] {
-        for (hints, own) in [(HintMode::Rotating, false), (HintMode::Static, true), (HintMode::None, false), (HintMode::None, true)] {
+        for (hints, own) in
+            [(HintMode::Rotating, false), (HintMode::Static, true), (HintMode::None, false), (HintMode::None, true)]
+        {
             for len in [0, 1, 4095, 4096, 4097, 65_535, 65_536, 65_537, 200_000] {
                 let payload = rng.bytes(len);
                 let pad = len % 2 == 1;
@@ -86,7 +88,11 @@ fn every_bit_and_every_prefix_is_refused() {
     let mut forge = Forge::to(&[key(1), key(2)]);
     forge.segment_log2 = 12;
     let opener = opener(1);
-    for envelope in [forge.envelope(0, 0, b"ctx", b"hello"), forge.envelope(7, 2, b"", &kit::pad(b"hi", 10)), forge.envelope(0, 0, b"", &[1; 5000])] {
+    for envelope in [
+        forge.envelope(0, 0, b"ctx", b"hello"),
+        forge.envelope(7, 2, b"", &kit::pad(b"hi", 10)),
+        forge.envelope(0, 0, b"", &[1; 5000]),
+    ] {
         assert!(opener.open(&envelope).is_ok());
         let stride = if envelope.len() > 1000 { 7 } else { 1 };
         for bit in (0..envelope.len() * 8).step_by(stride) {
@@ -100,7 +106,9 @@ fn every_bit_and_every_prefix_is_refused() {
             assert!(matches!(opener.open(&envelope[..n]), Err(OpenError::Parse(ParseError::Truncated { .. }))), "prefix {n}");
         }
         let longer = [&envelope[..], &[0]].concat();
-        assert!(matches!(opener.open(&longer), Err(OpenError::Parse(ParseError::TrailingBytes { offset })) if offset == envelope.len() as u64));
+        assert!(
+            matches!(opener.open(&longer), Err(OpenError::Parse(ParseError::TrailingBytes { offset })) if offset == envelope.len() as u64)
+        );
     }
 }
 
@@ -168,7 +176,10 @@ fn trials_are_limited() {
     assert!(opener(1).open(&forge.envelope(0, 0, b"", b"x")).is_ok());
     forge.slots = [&strangers[..], std::slice::from_ref(&mine)].concat();
     let over = opener(1).open(&forge.envelope(0, 0, b"", b"x"));
-    assert!(matches!(over, Err(OpenError::Parse(ParseError::LimitExceeded(LimitExceeded { limit: "trials", value: 65, maximum: 64 })))));
+    assert!(matches!(
+        over,
+        Err(OpenError::Parse(ParseError::LimitExceeded(LimitExceeded { limit: "trials", value: 65, maximum: 64 })))
+    ));
     // The same enc again and again costs one trial.
     forge.slots = vec![strangers[0].clone(); 500];
     forge.slots.push(mine);
@@ -183,7 +194,10 @@ fn trials_are_limited() {
     let keyring: Keyring = (100..165).map(cmk).collect();
     let forge = Forge { options: 0, ..Forge::to(&[]) };
     let forge = Forge { slots: vec![forge.slot(&key(1), &forge.dek)], ..forge };
-    assert!(matches!(Opener::new(keyring).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Parse(ParseError::LimitExceeded(_)))));
+    assert!(matches!(
+        Opener::new(keyring).open(&forge.envelope(0, 0, b"", b"x")),
+        Err(OpenError::Parse(ParseError::LimitExceeded(_)))
+    ));
 }
 
 /// Proves HINT-1, WRAP-3, LIM-4.
@@ -195,13 +209,22 @@ fn a_sealer_refuses_what_readers_would() {
     let twice = Sealer::builder().to_all(recipients(2)).to(cmk(1).recipient().clone()).build().map(|_| ());
     assert_eq!(twice, Err(SealError::RecipientTwice(cmk(1).recipient().clone())));
     assert_eq!(seal(b"", &[]), Err(SealError::NoRecipient));
-    assert_eq!(Sealer::builder().to_all(recipients(1)).suite(Suite::X25519Aes256Gcm).build().map(|_| ()), Err(SealError::UnsupportedSuite(2)));
+    assert_eq!(
+        Sealer::builder().to_all(recipients(1)).suite(Suite::X25519Aes256Gcm).build().map(|_| ()),
+        Err(SealError::UnsupportedSuite(2))
+    );
     for log2 in [11, 25] {
-        assert_eq!(Sealer::builder().to_all(recipients(1)).segment_log2(log2).build().map(|_| ()), Err(SealError::SegmentSize(log2)));
+        assert_eq!(
+            Sealer::builder().to_all(recipients(1)).segment_log2(log2).build().map(|_| ()),
+            Err(SealError::SegmentSize(log2))
+        );
     }
     let mut sealer = Sealer::builder().to_all(recipients(1)).build().unwrap();
     assert!(matches!(sealer.seal(&[0; 8193], b""), Err(SealError::LimitExceeded(LimitExceeded { limit: "context", .. }))));
-    assert!(matches!(sealer.seal(b"", &vec![0; (16 << 20) + 1]), Err(SealError::LimitExceeded(LimitExceeded { limit: "message", .. }))));
+    assert!(matches!(
+        sealer.seal(b"", &vec![0; (16 << 20) + 1]),
+        Err(SealError::LimitExceeded(LimitExceeded { limit: "message", .. }))
+    ));
     let mut buffer = BytesMut::from(&vec![5; (16 << 20) + 1][..]);
     assert!(sealer.seal_in_place(b"", &mut buffer).is_err());
     assert_eq!(buffer.len(), (16 << 20) + 1, "refused before it was touched");
@@ -320,16 +343,22 @@ fn policies_refuse() {
     let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let forge = Forge::to(&[key(1)]);
     let envelope = forge.envelope(0, 0, b"orders", b"x");
-    let with = |policy: Policy| Opener::builder(Keyring::from(cmk(1))).policy(policy).testing_clock(clock.clone()).build().open(&envelope);
+    let with = |policy: Policy| {
+        Opener::builder(Keyring::from(cmk(1))).policy(policy).testing_clock(clock.clone()).build().open(&envelope)
+    };
     let aged = || Policy { max_age: Some(Duration::from_secs(100)), ..Policy::default() };
     let at = |seconds| clock.store(seconds, std::sync::atomic::Ordering::SeqCst);
-    for (now, good) in [(1_700_000_000 - 300, true), (1_700_000_000 - 301, false), (1_700_000_400, true), (1_700_000_401, false)] {
+    for (now, good) in [(1_700_000_000 - 300, true), (1_700_000_000 - 301, false), (1_700_000_400, true), (1_700_000_401, false)]
+    {
         at(now);
         assert_eq!(with(aged()).is_ok(), good, "{now}");
         assert!(with(Policy::default()).is_ok());
     }
     assert!(with(Policy { context: Some(b"orders".to_vec()), ..Policy::default() }).is_ok());
-    assert!(matches!(with(Policy { context: Some(b"other".to_vec()), ..Policy::default() }), Err(OpenError::Policy(PolicyError::Context))));
+    assert!(matches!(
+        with(Policy { context: Some(b"other".to_vec()), ..Policy::default() }),
+        Err(OpenError::Policy(PolicyError::Context))
+    ));
     assert!(matches!(with(Policy { suites: Some(vec![]), ..Policy::default() }), Err(OpenError::Policy(PolicyError::Suite(1)))));
     assert!(matches!(with(Policy { binding: b"b".to_vec(), ..Policy::default() }), Err(OpenError::Segment { index: 0 })));
     let bound = forge.envelope_bound(0, 0, b"orders", b"x", b"", b"b");
@@ -342,11 +371,17 @@ fn policies_refuse() {
 fn what_is_not_built_is_unsupported() {
     let mut forge = Forge::to(&[key(1)]);
     forge.suite = 2;
-    assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Parse(ParseError::Unsupported { field: "suite", value: 2, .. }))));
+    assert!(matches!(
+        opener(1).open(&forge.envelope(0, 0, b"", b"x")),
+        Err(OpenError::Parse(ParseError::Unsupported { field: "suite", value: 2, .. }))
+    ));
     forge.suite = 1;
     forge.options |= 4;
     forge.proof = vec![0; 128];
-    assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Parse(ParseError::Unsupported { field: "options", .. }))));
+    assert!(matches!(
+        opener(1).open(&forge.envelope(0, 0, b"", b"x")),
+        Err(OpenError::Parse(ParseError::Unsupported { field: "options", .. }))
+    ));
 }
 
 /// Proves PAD-3, PAD-4: authentic and wrongly made.
@@ -386,7 +421,8 @@ fn ephemerals_are_used_once() {
         for _ in 0..3 {
             let envelope = sealer.seal(b"", b"").unwrap();
             let (_, block) = sealwire::wire::DekBlock::parse(&envelope, &Limits::default()).unwrap();
-            let encs: Vec<_> = block.enc.map_or_else(|| block.slots.iter().map(|slot| slot.enc.to_vec()).collect(), |enc| vec![enc.to_vec()]);
+            let encs: Vec<_> =
+                block.enc.map_or_else(|| block.slots.iter().map(|slot| slot.enc.to_vec()).collect(), |enc| vec![enc.to_vec()]);
             assert!(encs.into_iter().all(|enc| seen.insert(enc)));
         }
     }
@@ -415,7 +451,9 @@ fn limits_are_checked_before_memory() {
         Err(OpenError::Parse(ParseError::LimitExceeded(over))) => over.limit,
         other => panic!("{other:?}"),
     };
-    assert!(with(Limits { block: 153, context: 3, message: 5000, recipients: 1, externals: 0, trials: 1, batch_entries: 0 }).is_ok());
+    assert!(
+        with(Limits { block: 153, context: 3, message: 5000, recipients: 1, externals: 0, trials: 1, batch_entries: 0 }).is_ok()
+    );
     assert_eq!(limit(Limits { block: 152, ..Limits::default() }), "block");
     assert_eq!(limit(Limits { context: 2, ..Limits::default() }), "context");
     assert_eq!(limit(Limits { message: 4999, ..Limits::default() }), "message");
@@ -458,7 +496,11 @@ fn nothing_secret_is_printed() {
     let secret = [0xab; 32];
     let cmk = Cmk::from_x25519(&secret);
     let text = cmk.to_text();
-    let shown = format!("{cmk:?} {:?} {:?}", Keyring::from(Cmk::from_x25519(&secret)), Cmk::from_text(&text[..text.len() - 1]).unwrap_err());
+    let shown = format!(
+        "{cmk:?} {:?} {:?}",
+        Keyring::from(Cmk::from_x25519(&secret)),
+        Cmk::from_text(&text[..text.len() - 1]).unwrap_err()
+    );
     assert!(!shown.contains("171, 171") && !shown.to_lowercase().contains("abab"));
     assert!(!shown.contains(&text[15..40]));
     let opened = open(&seal(b"payload", &[cmk.recipient().clone()]).unwrap(), &Keyring::from(cmk)).unwrap();

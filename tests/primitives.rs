@@ -78,7 +78,12 @@ fn the_hpke_crate_opens_our_slots() {
     let secrets: Vec<[u8; 32]> = (1..=5).map(|i| [i; 32]).collect();
     let to = secrets.iter().map(|secret| Cmk::from_x25519(secret).recipient().clone());
     for own in [false, true] {
-        let mut sealer = sealwire::Sealer::builder().to_all(to.clone()).enc_per_slot(own).dek(sealwire::Dek::import(&[9; 32])).build().unwrap();
+        let mut sealer = sealwire::Sealer::builder()
+            .to_all(to.clone())
+            .enc_per_slot(own)
+            .dek(sealwire::Dek::import(&[9; 32]))
+            .build()
+            .unwrap();
         let envelope = sealer.seal(b"", b"payload").unwrap();
         let (_, block) = DekBlock::parse(&envelope, &sealwire::Limits::default()).unwrap();
         for (slot, secret) in block.slots.iter().zip(&secrets) {

@@ -35,7 +35,10 @@ fn ids(text: &str) -> BTreeSet<String> {
     let word = |c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-');
     let is_id = |s: &&str| {
         s.split_once('-').is_some_and(|(name, n)| {
-            (2..=4).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_uppercase()) && !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())
+            (2..=4).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_uppercase())
+                && !n.is_empty()
+                && n.bytes().all(|b| b.is_ascii_digit())
         })
     };
     text.split(word).filter(is_id).map(str::to_owned).collect()
@@ -151,7 +154,8 @@ fn limits_are_the_codes() {
         .take_while(|line| line.starts_with('|'))
         .map(|row| row.split('|').nth(2).unwrap().trim().replace(',', "").parse().unwrap())
         .collect();
-    let sealwire::wire::Limits { block, recipients, externals, context, message, trials, batch_entries } = sealwire::wire::Limits::default();
+    let sealwire::wire::Limits { block, recipients, externals, context, message, trials, batch_entries } =
+        sealwire::wire::Limits::default();
     assert_eq!(numbers, [block, recipients, externals, context, message, trials, batch_entries]);
 }
 
@@ -159,7 +163,13 @@ fn limits_are_the_codes() {
 #[test]
 fn sections_exist() {
     let text = fs::read_to_string(root().join("spec/format.md")).unwrap();
-    let headings: BTreeSet<&str> = text.lines().filter_map(|l| l.strip_prefix("##")).map(|l| l.trim_start_matches('#').trim()).filter_map(|l| l.split([' ']).next()).map(|n| n.trim_end_matches('.')).collect();
+    let headings: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("##"))
+        .map(|l| l.trim_start_matches('#').trim())
+        .filter_map(|l| l.split([' ']).next())
+        .map(|n| n.trim_end_matches('.'))
+        .collect();
     for (path, code) in files("src", "rs") {
         for rest in code.split("spec ").skip(1) {
             let number: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();

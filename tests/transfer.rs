@@ -1,0 +1,419 @@
+//! `send` and `listen` as processes, on real sockets, with kills in the middle and hostile peers.
+#![cfg(unix)]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use program::{Listener, Place, Ran};
+use sealwire::{
+    ChannelOpener, ChannelSealer, Cmk, Keyring, Opener, Role, Sealer, reply_binding,
+    transfer::{Answer, Request},
+};
+
+mod program;
+
+/// A sender made of the library: says what no honest one would.
+struct Peer {
+    socket: TcpStream,
+    channel: ChannelSealer,
+    answers: Option<ChannelOpener>,
+    greeting: [u8; 32],
+    reply: Option<Cmk>,
+    received: BytesMut,
+}
+
+impl Peer {
+    fn connect(place: &Place, address: &str) -> Self {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut greeting = [0; 32];
+        socket.read_exact(&mut greeting).unwrap();
+        let sealer = Sealer::builder().to(place.recipient.parse().unwrap()).build().unwrap();
+        let channel = ChannelSealer::new(sealer, Role::Initiator, &greeting);
+        Self { socket, channel, answers: None, greeting, reply: Some(Cmk::generate().unwrap()), received: BytesMut::new() }
+    }
+
+    fn say(&mut self, request: &Request) {
+        let mut out = BytesMut::new();
+        self.channel.seal(b"", &request.encode(), &mut out).unwrap();
+        // A listener that has refused may be gone already.
+        let _ = self.socket.write_all(&out);
+    }
+
+    fn hello(&mut self) {
+        let reply = self.reply.take().unwrap();
+        self.say(&Request::Hello { reply_to: reply.recipient().clone() });
+        let binding = reply_binding(self.channel.first_header_mac().unwrap(), &self.greeting);
+        self.answers = Some(ChannelOpener::new(Opener::new(Keyring::from(reply)), Role::Initiator, &binding));
+    }
+
+    fn file(&mut self, name: &str, content: &[u8]) {
+        self.say(&Request::File { name: name.into(), content: Bytes::copy_from_slice(content) });
+    }
+
+    /// The next answer; `None` at the end of the connection.
+    fn answer(&mut self) -> Option<Answer> {
+        loop {
+            if let Some(opened) = self.answers.as_mut().unwrap().next(&mut self.received).unwrap() {
+                return Some(Answer::decode(opened.payload).unwrap());
+            }
+            let mut chunk = [0; 4096];
+            match self.socket.read(&mut chunk) {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.received.extend_from_slice(&chunk[..n]),
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let mut out = BytesMut::new();
+        self.channel.finish(&mut out).unwrap();
+        self.socket.write_all(&out).unwrap();
+        self.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+}
+
+fn number(value: &serde_json::Value, name: &str) -> u64 {
+    value[name].as_u64().unwrap()
+}
+
+fn json(ran: &Ran) -> serde_json::Value {
+    serde_json::from_slice(&ran.out).unwrap()
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap() * 1024
+}
+
+const MIB64: u64 = 64 << 20;
+
+#[test]
+fn files_arrive_as_they_are() {
+    let place = Place::new();
+    fs::create_dir(place.path("out")).unwrap();
+    let mut names = Vec::new();
+    for (i, len) in [0, 1, 65_535, 65_536, 65_537, 200_000, 1 << 20].into_iter().enumerate() {
+        let content: Vec<u8> = (0..len).map(|n| (n * 31 + i) as u8).collect();
+        let name = format!("out/file {i}");
+        place.write(&name, &content);
+        names.push(name);
+    }
+    let listener = place.listen("in", &["--once"]);
+    let args: Vec<&str> = ["--json", "--context", "backup"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let sent = place.send(&listener.address, &args);
+    assert_eq!((sent.code, &sent.err[..]), (0, ""));
+    assert_eq!(listener.wait(), 0);
+    assert_eq!(number(&json(&sent), "acknowledged"), 7);
+    assert!(number(&json(&sent), "peak_memory") < MIB64);
+    assert_eq!(place.names("in").len(), 7);
+    for name in &names {
+        assert_eq!(place.read(name), place.read(&name.replace("out/", "in/")));
+    }
+}
+
+#[test]
+fn lines_arrive_in_order() {
+    let place = Place::new();
+    let text: String = (0..20_000).map(|i| format!("{i:064}\n")).collect::<String>() + "\n\nno newline at the end";
+    place.write("log", text.as_bytes());
+    let mut command = place.command(["listen", "--on", "127.0.0.1:0", "-k", "alice.key", "--out", "-", "--once"]);
+    command.stdout(fs::File::create(place.path("received")).unwrap());
+    let listener = Listener::start(command);
+    let sent = place.send(&listener.address, &["--lines", "log"]);
+    assert_eq!((sent.code, &sent.err[..]), (0, ""));
+    assert_eq!(listener.wait(), 0);
+    assert_eq!(place.read("received"), text.as_bytes());
+    let listener = place.listen("in", &["--once"]);
+    place.write("short", b"a\nb");
+    assert_eq!(place.send(&listener.address, &["--lines", "short"]).code, 0);
+    assert_eq!(listener.wait(), 0);
+    assert_eq!(place.names("in"), ["line-000001", "line-000002"]);
+}
+
+/// Proves XFR-6, XFR-7: names lead nowhere, and nothing is overwritten.
+#[test]
+fn hostile_names_stay_in_the_folder() {
+    let place = Place::new();
+    fs::create_dir(place.path("in")).unwrap();
+    place.write("in/there", b"before");
+    place.write("outside", b"before");
+    std::os::unix::fs::symlink("../outside", place.path("in/link")).unwrap();
+    std::os::unix::fs::symlink("../nowhere", place.path("in/dangling")).unwrap();
+    let mut listener = place.listen("in", &["--once"]);
+    let mut peer = Peer::connect(&place, &listener.address);
+    peer.hello();
+    let names = [
+        "../escaped",
+        "/tmp/sealwire-escaped",
+        "there",
+        "there",
+        "link",
+        "dangling",
+        "..",
+        "a\u{1b}[31m\nb",
+        "",
+        ".sealwire-x.part",
+    ];
+    for name in names {
+        peer.file(name, b"new");
+    }
+    peer.end();
+    while let Some(answer) = peer.answer() {
+        if answer == (Answer::Done { count: names.len() as u64 }) {
+            break;
+        }
+    }
+    assert!(listener.says().contains("10 messages"));
+    assert_eq!(
+        place.names("in"),
+        [
+            "a_[31m_b",
+            "dangling",
+            "dangling.2",
+            "escaped",
+            "link",
+            "link.2",
+            "sealwire-escaped",
+            "sealwire-x.part",
+            "there",
+            "there.2",
+            "there.3",
+            "unnamed",
+            "unnamed.2"
+        ]
+    );
+    assert_eq!((place.read("in/there"), place.read("outside")), (b"before".to_vec(), b"before".to_vec()));
+    assert!(!place.path("escaped").exists() && !place.path("nowhere").exists());
+}
+
+/// Proves XFR-1: another greeting for every connection, and a recorded connection delivers nothing.
+#[test]
+fn a_recorded_connection_is_worth_nothing() {
+    let place = Place::new();
+    let mut listener = place.listen("in", &[]);
+    let mut peer = Peer::connect(&place, &listener.address);
+    let mut recorded = BytesMut::new();
+    let hello = Request::Hello { reply_to: peer.reply.as_ref().unwrap().recipient().clone() };
+    let file = Request::File { name: "f".into(), content: Bytes::from_static(b"once") };
+    peer.channel.seal(b"", &hello.encode(), &mut recorded).unwrap();
+    peer.channel.seal(b"", &file.encode(), &mut recorded).unwrap();
+    peer.channel.finish(&mut recorded).unwrap();
+    peer.socket.write_all(&recorded).unwrap();
+    peer.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(listener.says().contains("1 messages"));
+    for _ in 0..3 {
+        let mut socket = TcpStream::connect(&listener.address).unwrap();
+        let mut greeting = [0; 32];
+        socket.read_exact(&mut greeting).unwrap();
+        assert_ne!(greeting, peer.greeting);
+        socket.write_all(&recorded).unwrap();
+        assert!(listener.says().contains("refused: segment 0 is not authentic"));
+    }
+    assert_eq!(place.names("in"), ["f"]);
+}
+
+/// Proves XFR-2.
+#[test]
+fn hello_comes_first_and_once() {
+    let place = Place::new();
+    let mut listener = place.listen("in", &[]);
+    let mut peer = Peer::connect(&place, &listener.address);
+    peer.file("f", b"x");
+    assert!(listener.says().contains("the first message does not say to whom answers go"));
+    let mut peer = Peer::connect(&place, &listener.address);
+    let twice = peer.reply.as_ref().unwrap().recipient().clone();
+    peer.hello();
+    peer.say(&Request::Hello { reply_to: twice });
+    assert!(listener.says().contains("a second first message"));
+    assert!(place.names("in").is_empty());
+}
+
+/// Proves XFR-3: whatever is acknowledged is there, whole, at that moment, also when the listener is killed in the next.
+#[test]
+fn acknowledged_means_on_the_disk() {
+    for kill_after in [1u64, 3, 10] {
+        let place = Place::new();
+        let mut listener = place.listen("in", &[]);
+        let mut peer = Peer::connect(&place, &listener.address);
+        peer.hello();
+        let mut acknowledged = 0;
+        for i in 0..20u8 {
+            peer.file(&format!("f{i:02}"), &vec![i; 300_000]);
+        }
+        while let Some(Answer::Done { count }) = peer.answer() {
+            assert!(count > acknowledged);
+            acknowledged = count;
+            for i in 0..count {
+                assert_eq!(place.read(&format!("in/f{i:02}")), vec![i as u8; 300_000]);
+            }
+            if count >= kill_after {
+                listener.child.kill().unwrap();
+            }
+        }
+        assert!(acknowledged >= kill_after);
+        for name in place.names("in").iter().filter(|name| !name.starts_with('.')) {
+            assert_eq!(place.read(&format!("in/{name}")).len(), 300_000, "{name} is half written");
+        }
+    }
+}
+
+/// A sender that is killed leaves whole files; a listener that is killed makes a sender that names the first loss.
+#[test]
+fn kills_in_the_middle() {
+    let place = Place::new();
+    fs::create_dir(place.path("out")).unwrap();
+    let names: Vec<String> = (0..200).map(|i| format!("out/f{i:03}")).collect();
+    for (i, name) in names.iter().enumerate() {
+        place.write(name, &vec![i as u8; 100_000]);
+    }
+    for round in 0..3 {
+        let folder = format!("in{round}");
+        let listener = place.listen(&folder, &["--once"]);
+        let args = ["send", "--to", &listener.address, "-r", &place.recipient];
+        let mut sender = place.command(args.iter().map(|s| s.to_string()).chain(names.iter().cloned())).spawn().unwrap();
+        while place.names(&folder).len() < 20 + 30 * round {
+            thread::sleep(Duration::from_millis(1));
+        }
+        sender.kill().unwrap();
+        sender.wait().unwrap();
+        let code = listener.wait();
+        assert!(code == 5 || code == 7, "truncated, or reset when unread answers were lost with it: {code}");
+        let arrived = place.names(&folder);
+        assert!(arrived.iter().all(|name| !name.starts_with('.')), "nothing half written is left: {arrived:?}");
+        for name in &arrived {
+            assert_eq!(place.read(&format!("{folder}/{name}")), place.read(&format!("out/{name}")));
+        }
+    }
+    let mut listener = place.listen("in", &[]);
+    let args = ["send", "--json", "--to", &listener.address, "-r", &place.recipient];
+    let sender = place.command(args.iter().map(|s| s.to_string()).chain(names.iter().cloned())).spawn().unwrap();
+    while place.names("in").len() < 30 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    listener.child.kill().unwrap();
+    let ran = Ran::of(sender.wait_with_output().unwrap());
+    let acknowledged = number(&json(&ran), "acknowledged");
+    assert_ne!(ran.code, 0);
+    assert!(ran.err.contains(&format!("out/f{acknowledged:03} was not acknowledged")), "{acknowledged}: {}", ran.err);
+    for i in 0..acknowledged {
+        assert_eq!(place.read(&format!("in/f{i:03}")), vec![i as u8; 100_000]);
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_is_said_before_anything_is() {
+    let place = Place::new();
+    place.write("small", b"x");
+    fs::File::create(place.path("large")).unwrap().set_len(16 << 20).unwrap();
+    place.send("127.0.0.1:9", &["small", "large"]).failed(6, "(16 MiB)");
+    place.send("127.0.0.1:9", &["small", "missing"]).failed(7, "missing");
+    place.send("127.0.0.1:9", &["."]).failed(2, "a folder");
+    place.send("127.0.0.1:9", &["small"]).failed(7, "127.0.0.1:9");
+    fs::File::create(place.path("largest")).unwrap().set_len((16 << 20) - 11 - 7).unwrap();
+    let listener = place.listen("in", &["--once"]);
+    let sent = place.send(&listener.address, &["--json", "largest"]);
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    assert!(number(&json(&sent), "peak_memory") < MIB64);
+    assert_eq!(place.read("in/largest").len(), (16 << 20) - 18);
+}
+
+#[test]
+fn a_listener_that_cannot_open_or_store_is_noticed() {
+    let place = Place::new();
+    place.write("f", b"x");
+    let stranger = place.keygen("bob.key");
+    let listener = place.listen("in", &["--once"]);
+    let sent = place.run(["send", "--to", &listener.address, "-r", &stranger, "f"], b"");
+    sent.failed(5, "f was not acknowledged: the listener closed the connection; does it have the key?");
+    assert_eq!(listener.wait(), 3);
+    let mut command = place.command(["listen", "--on", "127.0.0.1:0", "-k", "alice.key", "--out", "-", "--once"]);
+    command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let listener = Listener::start(command);
+    let sent = place.send(&listener.address, &["f"]);
+    assert_ne!(sent.code, 0);
+    assert!(sent.err.contains("f was not acknowledged"), "{}", sent.err);
+    assert_eq!(listener.wait(), 7);
+    let listener = place.listen("in", &["--once"]);
+    fs::remove_dir_all(place.path("in")).unwrap();
+    place.send(&listener.address, &["f"]).failed(7, "the listener refused it: storing");
+    assert_eq!(listener.wait(), 7);
+}
+
+/// Proves LIM-1: a thousand peers that declare the most and say nothing hold next to nothing.
+#[test]
+fn a_thousand_silent_peers() {
+    let place = Place::new();
+    let listener = place.listen("in", &[]);
+    let before = resident(listener.child.id());
+    let declared = [&b"SWE\x01\x00\x02\x00\x00\x01\x01\x04\x00\x04"[..], &[0; 24]].concat();
+    let peers: Vec<TcpStream> = (0..1000)
+        .map(|_| {
+            let mut socket = TcpStream::connect(&listener.address).unwrap();
+            socket.write_all(&declared).unwrap();
+            socket
+        })
+        .collect();
+    // Each of them has been greeted, so each of them is being served.
+    for mut peer in &peers {
+        peer.read_exact(&mut [0; 32]).unwrap();
+    }
+    // And some that are in the middle of the largest message.
+    let halves: Vec<Peer> = (0..20)
+        .map(|_| {
+            let mut peer = Peer::connect(&place, &listener.address);
+            peer.hello();
+            let mut out = BytesMut::new();
+            peer.channel.seal(b"", &vec![0; 16 << 20], &mut out).unwrap();
+            peer.socket.write_all(&out[..100]).unwrap();
+            peer
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(500));
+    let grown = resident(listener.child.id()).saturating_sub(before);
+    assert!(grown < MIB64, "{grown}");
+    place.write("f", b"healthy");
+    assert_eq!(place.send(&listener.address, &["f"]).code, 0);
+    drop((peers, halves));
+}
+
+/// Bytes one at a time are as good as all at once.
+#[test]
+fn a_slow_peer_is_served() {
+    let place = Place::new();
+    let mut listener = place.listen("in", &["--once"]);
+    let mut peer = Peer::connect(&place, &listener.address);
+    peer.socket.set_nodelay(true).unwrap();
+    let mut out = BytesMut::new();
+    let hello = Request::Hello { reply_to: peer.reply.as_ref().unwrap().recipient().clone() };
+    peer.channel.seal(b"", &hello.encode(), &mut out).unwrap();
+    peer.channel
+        .seal(b"", &Request::File { name: "slow".into(), content: Bytes::from_static(b"but sure") }.encode(), &mut out)
+        .unwrap();
+    peer.channel.finish(&mut out).unwrap();
+    for byte in &out {
+        peer.socket.write_all(&[*byte]).unwrap();
+    }
+    peer.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(listener.says().contains("1 messages"));
+    assert_eq!(place.read("in/slow"), b"but sure");
+}
+
+/// With several listeners' keys only one of them has to be there.
+#[test]
+fn several_recipients() {
+    let place = Place::new();
+    let other = place.keygen("bob.key");
+    place.write("f", b"x");
+    let listener = place.listen("in", &["--once"]);
+    assert_eq!(place.send(&listener.address, &["-r", &other, "f"]).code, 0);
+    assert_eq!(listener.wait(), 0);
+    assert_eq!(place.names("in"), ["f"]);
+}

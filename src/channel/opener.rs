@@ -212,7 +212,6 @@ impl ChannelOpener {
         let base = len64(block_len);
         self.check_flags(head.flags, base.saturating_add(9))?;
         self.check_place(&head, &block, base)?;
-        self.opener.policy().check_context(head.context)?;
         let unlocked = match dek {
             Some(dek) => self.opener.unlock_with(raw, &block, dek)?,
             None => match self.opener.unlock(raw, &block) {
@@ -243,7 +242,6 @@ impl ChannelOpener {
         let parsed = FollowUpHead::parse(&mut reader, &self.opener.policy().limits);
         let Some(follow_up) = ParseError::incomplete(parsed)? else { return Ok(false) };
         self.check_flags(follow_up.flags, 1)?;
-        self.opener.policy().check_context(follow_up.context)?;
         let head = MessageHead {
             // [CHN-4]
             seq: self.next_seq.ok_or(ParseError::malformed("type", 0, "a message after the last sequence number"))?,
@@ -297,6 +295,9 @@ impl ChannelOpener {
         let mut reader = Reader::new(input, 0);
         let parsed = SegmentPrefix::parse(&mut reader, partial.next_segment, epoch.segment_log2);
         let Some(prefix) = ParseError::incomplete(parsed)? else { return Ok(false) };
+        if partial.next_segment == 0 && !partial.is_notice(prefix) {
+            self.opener.policy().check_context(&partial.context)?;
+        }
         let received = partial.received.saturating_add(prefix.ciphertext.into());
         // [LIM-3]
         LimitExceeded::check("message", received, self.opener.policy().limits.message).map_err(ParseError::from)?;
@@ -355,6 +356,13 @@ impl Partial {
             plaintext: BytesMut::new(),
             large: false,
         }
+    }
+
+    /// Whether a message whose first segment this is can only be a notice of the end, which is not delivered and has no
+    /// context to expect: nothing in it, or nothing but the length that padding ends with.
+    fn is_notice(&self, first: SegmentPrefix) -> bool {
+        let empty = if self.flags.padded { 8 } else { 0 };
+        self.flags.last && !self.flags.batch && first.last && first.ciphertext == empty
     }
 
     /// Opens `body` in place. Of a message of one segment it then is the payload; otherwise it joins what is there.

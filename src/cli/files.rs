@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Failure,
     args::{InspectArgs, OpenArgs, SealArgs},
-    fail::show,
+    fail::{Code, show},
     io::{Output, input, lines, read_up_to},
     keys::{read_keyring, read_recipients},
 };
@@ -45,11 +45,8 @@ fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
 /// Refuses what does not fit in a one-shot message, in words for who has the file.
 pub(super) fn check_size(len: u64, limit: u64) -> Result<(), Failure> {
     LimitExceeded::check("message", len, limit).map_err(|over| {
-        let mib = over.maximum >> 20;
-        Failure::new(
-            super::fail::Code::Malformed,
-            format!("it is larger than {mib} MiB, the most that one message holds; send it in parts"),
-        )
+        let (most, mib) = (over.maximum, over.maximum.div_ceil(1 << 20));
+        Failure::new(Code::Malformed, format!("it is larger than one message holds, {most} bytes ({mib} MiB); split it"))
     })
 }
 

@@ -152,10 +152,13 @@ impl Connection {
 
     async fn take_all(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Failure> {
         let end = self.take_until_end(store, taken).await;
-        // What was delivered is acknowledged, whatever came after it.
-        self.answer(store, taken).await?;
+        // What was delivered is acknowledged, whatever came after it; what came after it is what is reported.
+        let answered = self.answer(store, taken).await;
         match end {
-            Ok(()) => self.close().await,
+            Ok(()) => {
+                answered?;
+                self.close().await
+            }
             Err(Stop::Store(failure)) => {
                 let refused = Answer::Refused { count: taken.messages, reason: failure.message.clone() };
                 // The sender may be gone; what is reported is why we stopped.

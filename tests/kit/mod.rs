@@ -2,8 +2,14 @@
 //! crate's own code, so that it can also write what the crate would not.
 #![allow(dead_code, reason = "every test file uses its own part of the kit")]
 
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit, aead::{AeadInOut, inout::InOutBuf}};
-use hkdf::{Hkdf, hmac::{Hmac, Mac}};
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit,
+    aead::{AeadInOut, inout::InOutBuf},
+};
+use hkdf::{
+    Hkdf,
+    hmac::{Hmac, Mac},
+};
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -35,9 +41,8 @@ pub fn wrap(ephemeral: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
     let enc = public(ephemeral);
     let kem = b"KEM\x00\x20";
     let labeled = |suite: &[u8], label: &[u8], ikm: &[u8]| [b"HPKE-v1", suite, label, ikm].concat();
-    let info = |len: u16, suite: &[u8], label: &[u8], rest: &[u8]| {
-        [&len.to_be_bytes()[..], b"HPKE-v1", suite, label, rest].concat()
-    };
+    let info =
+        |len: u16, suite: &[u8], label: &[u8], rest: &[u8]| [&len.to_be_bytes()[..], b"HPKE-v1", suite, label, rest].concat();
     let eae = extract(b"", &labeled(kem, b"eae_prk", &dh));
     let shared = expand(&eae, &info(32, kem, b"shared_secret", &[enc, *to].concat()), 32);
     let suite = b"HPKE\x00\x20\x00\x01\x00\x03";
@@ -135,7 +140,9 @@ impl Forge {
     }
 
     pub fn block(&self) -> Vec<u8> {
-        let parts = [self.enc.map_or(Vec::new(), |e| e.to_vec()), self.slots.concat(), self.externals.concat(), self.proof.clone()].concat();
+        let parts =
+            [self.enc.map_or(Vec::new(), |e| e.to_vec()), self.slots.concat(), self.externals.concat(), self.proof.clone()]
+                .concat();
         let mut block = b"SWE\x01".to_vec();
         block.extend((37 + parts.len() as u32 + 32).to_be_bytes());
         block.extend([self.suite, self.options]);
@@ -194,9 +201,10 @@ impl Forge {
             pieces.push(&[]);
         }
         let last = pieces.len() - 1;
-        let sealed = pieces.iter().enumerate().map(|(i, piece)| {
-            self.segment(seq, i as u32, i == last, if i == 0 { aad } else { b"" }, piece)
-        });
+        let sealed = pieces
+            .iter()
+            .enumerate()
+            .map(|(i, piece)| self.segment(seq, i as u32, i == last, if i == 0 { aad } else { b"" }, piece));
         sealed.collect::<Vec<_>>().concat()
     }
 

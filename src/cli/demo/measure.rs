@@ -42,7 +42,12 @@ pub(super) fn costs() -> Result<Vec<Cost>, Failure> {
     let uncached = Opener::builder(keyring.clone()).cache(CachePolicy { deks: 0, ..CachePolicy::default() }).build();
     Ok(vec![
         envelopes("with a fresh DEK each", &to, Reuse::NEVER, &uncached)?,
-        envelopes("with a reused DEK, self-contained", &to, Reuse { messages: u64::MAX, ..Reuse::default() }, &Opener::new(keyring.clone()))?,
+        envelopes(
+            "with a reused DEK, self-contained",
+            &to,
+            Reuse { messages: u64::MAX, ..Reuse::default() },
+            &Opener::new(keyring.clone()),
+        )?,
         follow_ups(&to, Opener::new(keyring))?,
     ])
 }

@@ -132,7 +132,10 @@ impl Transfer {
 }
 
 fn arrived(out: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
-    files.iter().map(|path| out.join(&*crate::transfer::safe_name(&path.file_name().unwrap_or_default().to_string_lossy()))).collect()
+    files
+        .iter()
+        .map(|path| out.join(&*crate::transfer::safe_name(&path.file_name().unwrap_or_default().to_string_lossy())))
+        .collect()
 }
 
 /// SHA-256 over the SHA-256 of each file.
@@ -185,15 +188,25 @@ fn report_text(
         format!("  {:<12} {verdict}, {} bytes released: {}", outcome.name, outcome.released, outcome.refusal)
     }));
     lines.push(format!("{:<38} {:>9} {:>9} {:>15}", "64-byte messages, one at a time", "seal", "open", "over payload"));
-    lines.extend(costs.iter().map(|cost| {
-        format!("  {:<36} {:>6.1} µs {:>6.1} µs {:>9} bytes", cost.kind, cost.seal_us, cost.open_us, cost.overhead)
-    }));
+    lines.extend(
+        costs.iter().map(|cost| {
+            format!("  {:<36} {:>6.1} µs {:>6.1} µs {:>9} bytes", cost.kind, cost.seal_us, cost.open_us, cost.overhead)
+        }),
+    );
     let Sent { bytes: sent, seconds: took, peak_memory, .. } = &transfer.sent;
     let equal = if transfer.equal { "equal" } else { "DIFFERENT" };
-    lines.push(format!("Sent {} in {} files over TCP in {took:.2} s, each on the disk before it was acknowledged", bytes(*sent), transfer.files));
+    lines.push(format!(
+        "Sent {} in {} files over TCP in {took:.2} s, each on the disk before it was acknowledged",
+        bytes(*sent),
+        transfer.files
+    ));
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = *sent as f64 / took / 1e6;
-    lines.push(format!("  {rate:.0} MB/s; peak memory: sender {}, listener {}", bytes(*peak_memory), bytes(transfer.listener_peak)));
+    lines.push(format!(
+        "  {rate:.0} MB/s; peak memory: sender {}, listener {}",
+        bytes(*peak_memory),
+        bytes(transfer.listener_peak)
+    ));
     lines.push(format!("  SHA-256 of what was sent and of what arrived: {equal} ({}…)", transfer.hash));
     lines.push(format!("All of it took {seconds:.1} s."));
     Ok(lines.join("\n") + "\n")
@@ -204,12 +217,18 @@ fn anatomy(stage: &Stage) -> Result<Vec<String>, Failure> {
     let recorded = measure::recording(stage.recipient())?;
     let (messages, _) = inspect::inspect(&recorded, &Limits::default());
     let mut lines = Vec::new();
-    for (message, title) in messages.iter().zip(["One envelope: 64 bytes of payload", "A follow-up on the same channel: 64 bytes of payload"]) {
+    for (message, title) in
+        messages.iter().zip(["One envelope: 64 bytes of payload", "A follow-up on the same channel: 64 bytes of payload"])
+    {
         lines.push(format!("{title}, {} on the wire", message.len));
         lines.extend(groups(&message.parts).iter().map(|group| format!("  {group}")));
     }
-    lines.push("An observer sees: when the DEK was made, how many recipients, the context, lengths, which messages share a DEK.".into());
-    lines.push("He does not see: the payload, who sent it, or (with rotating hints, unless he holds a list of keys) for whom.".into());
+    lines.push(
+        "An observer sees: when the DEK was made, how many recipients, the context, lengths, which messages share a DEK.".into(),
+    );
+    lines.push(
+        "He does not see: the payload, who sent it, or (with rotating hints, unless he holds a list of keys) for whom.".into(),
+    );
     Ok(lines)
 }
 

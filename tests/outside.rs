@@ -1,0 +1,142 @@
+//! What needs something from outside this repository: vectors that are read where others put them (`../shared/vectors`), and
+//! programs. Where one is missing its tests are reported as ignored, never as passed; `tests/run` installs the programs.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use sealwire::{Suite, testing};
+use serde_json::Value;
+
+const FILES: [&str; 2] =
+    ["rfc9180-hpke/rfc9180-dhkem-x25519-hkdf-sha256.json", "rfc9180-hpke/rfc9180-x25519-sha256-chacha20poly1305.json"];
+
+fn main() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors");
+    let vectors = FILES.map(|name| {
+        let path = folder.join(name);
+        let there = path.exists();
+        trial(&format!("rfc9180 base mode, ChaCha20-Poly1305: {name}"), name, there, move || check(path))
+    });
+    let programs = [
+        trial("keys of OpenSSL", "openssl", runs("openssl"), openssl_keys),
+        trial("binary output on a terminal", "script", runs("script"), terminal),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), vectors.into_iter().chain(programs).collect()).exit();
+}
+
+fn trial(name: &str, needs: &str, there: bool, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
+    if !there {
+        eprintln!("SKIPPED: {name}: {needs} is missing");
+    }
+    Trial::test(name, run).with_ignored_flag(!there)
+}
+
+fn runs(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+fn hex(value: &Value) -> Vec<u8> {
+    let text = value.as_str().unwrap_or_default();
+    (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
+}
+
+fn check(path: PathBuf) -> Result<(), Failed> {
+    let all: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    let mut run = 0;
+    for vector in all.as_array().ok_or("an array")? {
+        if (vector["mode"].as_u64(), vector["aead_id"].as_u64()) == (Some(0), Some(3)) {
+            base_mode(vector);
+            run += 1;
+        }
+    }
+    assert_eq!(run, 1, "one base-mode vector a file");
+    Ok(())
+}
+
+fn base_mode(vector: &Value) {
+    let suite = Suite::X25519ChaCha20Poly1305;
+    let fixed = |name: &str| -> [u8; 32] { hex(&vector[name]).try_into().unwrap() };
+    let info = hex(&vector["info"]);
+    let (enc, sender) = testing::Hpke::sender(suite, &fixed("skEm"), &fixed("pkRm"), &info).unwrap();
+    let receiver = testing::Hpke::receiver(suite, &fixed("skRm"), &enc, &info).unwrap();
+    assert_eq!(enc, fixed("enc"));
+    assert_eq!(testing::key_schedule_context(suite, &info), hex(&vector["key_schedule_context"]));
+    for side in [&sender, &receiver] {
+        assert_eq!(*side.shared_secret(), fixed("shared_secret"));
+        assert_eq!(side.base_nonce()[..], hex(&vector["base_nonce"])[..]);
+    }
+    let encryptions = vector["encryptions"].as_array().unwrap();
+    assert_eq!(encryptions.len(), 257);
+    for (seq, encryption) in encryptions.iter().enumerate() {
+        let (aad, pt, ct) = (hex(&encryption["aad"]), hex(&encryption["pt"]), hex(&encryption["ct"]));
+        // The vectors' last entry is at another sequence number; its nonce tells which.
+        let nonce = hex(&encryption["nonce"]);
+        let seq_of = |nonce: &[u8]| nonce.iter().zip(sender.base_nonce()).fold(0u64, |n, (a, b)| n << 8 | u64::from(a ^ b));
+        let at = seq_of(&nonce);
+        assert!(at == seq as u64 || seq == 256);
+        assert_eq!(sender.seal(at, &aad, &pt).unwrap(), ct);
+        assert_eq!(receiver.open(at, &aad, &ct).unwrap(), pt);
+        assert_eq!(receiver.open(at + 1, &aad, &ct), None);
+    }
+}
+
+/// What a program printed, if it worked.
+fn output(command: &mut Command) -> Result<String, Failed> {
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealwire"));
+    command.current_dir(folder);
+    command
+}
+
+fn openssl(folder: &Path, args: &[&str]) -> Result<String, Failed> {
+    output(Command::new("openssl").args(args).current_dir(folder))
+}
+
+/// Keys that OpenSSL made work as they are, and OpenSSL reads ours.
+fn openssl_keys() -> Result<(), Failed> {
+    let folder = tempfile::TempDir::new()?;
+    let folder = folder.path();
+    openssl(folder, &["genpkey", "-algorithm", "x25519", "-out", "key.pem"])?;
+    openssl(folder, &["pkey", "-in", "key.pem", "-pubout", "-out", "pub.pem"])?;
+    std::fs::write(folder.join("in"), "payload")?;
+    output(program(folder).args(["seal", "-R", "pub.pem", "-o", "sealed", "in"]))?;
+    assert_eq!(output(program(folder).args(["open", "-k", "key.pem", "sealed"]))?, "payload");
+    let pem = std::fs::read_to_string(folder.join("key.pem"))?;
+    let cmk = sealwire::keys::cmk_from_key_file(&pem)?;
+    assert_eq!(cmk.to_pem()?.as_str(), pem);
+    assert_eq!(cmk.recipient().to_pem()?, std::fs::read_to_string(folder.join("pub.pem"))?);
+    openssl(folder, &["genpkey", "-algorithm", "ed25519", "-out", "other.pem"])?;
+    let other = std::fs::read_to_string(folder.join("other.pem"))?;
+    assert!(sealwire::keys::cmk_from_key_file(&other).is_err());
+    Ok(())
+}
+
+/// On a terminal binary output is refused with a hint, and `-o -` overrides.
+fn terminal() -> Result<(), Failed> {
+    let folder = tempfile::TempDir::new()?;
+    let folder = folder.path();
+    output(program(folder).args(["keygen", "-o", "k"]))?;
+    let to = output(program(folder).args(["recipient", "k"]))?;
+    let on_a_terminal = |args: &str| {
+        let line = format!("{} {args} /dev/null", env!("CARGO_BIN_EXE_sealwire"));
+        let output = Command::new("script").args(["-qec", &line, "/dev/null"]).current_dir(folder).stdin(Stdio::null()).output();
+        output.map(|output| (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    };
+    let (code, said) = on_a_terminal(&format!("seal -r {}", to.trim()))?;
+    assert_eq!(code, Some(2));
+    assert!(said.contains("standard output is a terminal") && said.contains("-o -"), "{said}");
+    let (code, said) = on_a_terminal(&format!("seal -r {} -o -", to.trim()))?;
+    assert_eq!(code, Some(0));
+    assert!(said.starts_with("SWE"), "{said:?}");
+    Ok(())
+}
