@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
-    codec::{OpeningCodec, Outgoing, SealingCodec},
+    codec::{CodecError, OpeningCodec, Outgoing, SealingCodec},
     keys::{Cmk, Keyring, Recipient},
     open::Opener,
     seal::{SealError, Sealer},
@@ -108,15 +108,31 @@ async fn send(args: SendArgs, recipients: Vec<Recipient>, total: Option<u64>) ->
             json!({ "messages": sent.messages, "acknowledged": done, "bytes": sent.bytes, "seconds": seconds, "peak_memory": peak_memory() })
         );
     }
-    // What the listener says of it tells more than a broken pipe.
     let failure = match (outcome, ending) {
-        (_, Err(refused)) if refused.said => refused.failure,
-        (Err(failure), _) => failure,
-        (Ok(()), Err(ending)) => ending.failure,
         (Ok(()), Ok(())) if done == sent.messages => return Ok(()),
         (Ok(()), Ok(())) => Failure::new(Code::Truncated, "the listener ended before it acknowledged everything"),
+        (Err(Stop::Here(failure)), _) => failure,
+        // What the listener says, or how it ended, tells more than a broken pipe.
+        (_, Err(failure)) | (Err(Stop::Connection(failure)), Ok(())) => failure,
     };
     Err(failure.about(sent.name_of(&args, done)))
+}
+
+/// Why not everything was sent.
+enum Stop {
+    /// Something on this side: a file that cannot be read, a payload that cannot be sealed.
+    Here(Failure),
+    /// The connection.
+    Connection(Failure),
+}
+
+impl From<CodecError> for Stop {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Io(_) => Self::Connection(error.into()),
+            _ => Self::Here(error.into()),
+        }
+    }
 }
 
 /// What has been handed to the connection.
@@ -184,7 +200,7 @@ struct Piece {
     payloads: Vec<Bytes>,
 }
 
-async fn send_all(args: &SendArgs, requests: &mut Requests, sent: &mut Sent, bar: &ProgressBar) -> Result<(), Failure> {
+async fn send_all(args: &SendArgs, requests: &mut Requests, sent: &mut Sent, bar: &ProgressBar) -> Result<(), Stop> {
     let (pieces, mut waiting) = mpsc::channel(1);
     let (files, by_lines) = (args.files.clone(), args.lines);
     let reader = tokio::task::spawn_blocking(move || read_inputs(&files, by_lines, &pieces));
@@ -210,7 +226,8 @@ async fn send_all(args: &SendArgs, requests: &mut Requests, sent: &mut Sent, bar
             bar.inc(len);
         }
     }
-    reader.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())))?;
+    let read = reader.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())));
+    read.map_err(Stop::Here)?;
     requests.send(Outgoing::End).await?;
     SinkExt::<Outgoing>::close(requests).await?;
     Ok(())
@@ -280,28 +297,21 @@ fn read_file(path: &Path) -> Result<Bytes, Failure> {
     Ok(payload.into())
 }
 
-/// How the answers ended; `said` when the listener itself gave the reason.
-struct Ending {
-    failure: Failure,
-    said: bool,
-}
-
-async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answered: watch::Sender<u64>) -> Result<(), Ending> {
-    let unsaid = |failure: Failure| Ending { failure, said: false };
+async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answered: watch::Sender<u64>) -> Result<(), Failure> {
     while let Some(opened) = answers.next().await {
         let opened = opened.map_err(|error| match Failure::from(error) {
-            Failure { code: Code::Truncated, .. } => {
-                unsaid(Failure::new(Code::Truncated, "the listener closed the connection; does it have the key?"))
+            Failure { code: Code::Truncated | Code::Io, .. } => {
+                Failure::new(Code::Truncated, "the listener closed the connection; does it have the key?")
             }
-            failure => unsaid(failure),
+            failure => failure,
         })?;
-        match Answer::decode(opened.payload).map_err(|error| unsaid(error.into()))? {
+        match Answer::decode(opened.payload)? {
             Answer::Done { count } => {
                 answered.send_replace(count);
             }
             Answer::Refused { count, reason } => {
                 answered.send_replace(count);
-                return Err(Ending { failure: Failure::new(Code::Io, format!("the listener refused it: {reason}")), said: true });
+                return Err(Failure::new(Code::Io, format!("the listener refused it: {reason}")));
             }
         }
     }
@@ -310,10 +320,10 @@ async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answ
 
 /// Waits for the end of the answers, as long as more of them come.
 async fn wait_for_answers(
-    mut answers: tokio::task::JoinHandle<Result<(), Ending>>,
+    mut answers: tokio::task::JoinHandle<Result<(), Failure>>,
     progress: &mut watch::Receiver<u64>,
-) -> Result<(), Ending> {
-    let stuck = || Ending { failure: Failure::new(Code::Io, "the listener stopped acknowledging"), said: false };
+) -> Result<(), Failure> {
+    let stuck = || Failure::new(Code::Io, "the listener stopped acknowledging");
     loop {
         tokio::select! {
             ended = &mut answers => return ended.unwrap_or_else(|_| Err(stuck())),
