@@ -11,13 +11,16 @@ use crate::crypto::Secret32;
 #[error("the operating system's random generator is not available")]
 pub struct EntropyError;
 
+#[cfg(feature = "testing")]
+type Fill = Box<dyn FnMut(&mut [u8]) + Send>;
+
 /// Where random bytes come from.
 #[derive(Default)]
 pub(crate) enum Entropy {
     #[default]
     System,
     #[cfg(feature = "testing")]
-    Injected(Box<dyn FnMut(&mut [u8]) + Send>),
+    Injected(Fill),
 }
 
 impl Entropy {

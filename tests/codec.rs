@@ -72,7 +72,10 @@ fn decode<D: Decoder<Error = CodecError>>(
         match codec.decode_eof(&mut buffer) {
             Ok(Some(item)) => items.push(item),
             Ok(None) => return (items, None),
-            Err(error) => return (items, Some(error.to_string())),
+            Err(error) => {
+                assert!(codec.decode(&mut buffer).is_err() && codec.decode_eof(&mut buffer).is_err(), "it stays failed");
+                return (items, Some(error.to_string()));
+            }
         }
     }
 }

@@ -128,14 +128,18 @@ impl ChannelOpener {
     ///
     /// # Errors
     /// [`OpenError::ChannelTruncated`] when the last message has not been read; [`OpenError::Failed`] after an error.
-    pub fn end(&self, input: &[u8]) -> Result<(), OpenError> {
-        match self.stage {
+    pub fn end(&mut self, input: &[u8]) -> Result<(), OpenError> {
+        let ended = match self.stage {
             Stage::Closed if input.is_empty() => Ok(()),
             Stage::Closed => Err(ParseError::TrailingBytes { offset: 0 }.into()),
             Stage::Failed => Err(OpenError::Failed),
             // [CHN-9]
             _ => Err(OpenError::ChannelTruncated { delivered: self.delivered }),
+        };
+        if ended.is_err() {
+            self.stage = Stage::Failed;
         }
+        ended
     }
 
     /// Whether the last message has been read.

@@ -38,7 +38,7 @@ use crate::{
     keys::{Cmk, Keyring, Recipient},
     open::Opener,
     seal::{SealError, Sealer},
-    transfer::{Answer, GREETING_LEN, NAME_MAX, Request},
+    transfer::{Answer, GREETING_LEN, NAME_MAX, Request, at_most},
     wire::{Limits, len64},
 };
 
@@ -87,7 +87,7 @@ fn file_name(path: &Path) -> String {
         return "stdin".into();
     }
     let name = path.file_name().map_or_else(|| "unnamed".into(), |name| name.to_string_lossy().into_owned());
-    name[..name.floor_char_boundary(NAME_MAX)].to_owned()
+    at_most(&name, NAME_MAX).to_owned()
 }
 
 async fn send(args: SendArgs, recipients: Vec<Recipient>, total: Option<u64>) -> Result<(), Failure> {

@@ -160,7 +160,7 @@ impl Answer {
         let mut out = BytesMut::new();
         let (kind, count, reason) = match self {
             Self::Done { count } => (DONE, count, ""),
-            Self::Refused { count, reason } => (REFUSED, count, &reason[..reason.floor_char_boundary(REASON_MAX)]),
+            Self::Refused { count, reason } => (REFUSED, count, at_most(reason, REASON_MAX)),
         };
         out.put_u8(kind);
         out.put_u64(*count);
@@ -185,6 +185,12 @@ impl Answer {
     }
 }
 
+/// The longest beginning of a text that has at most `len` bytes.
+#[must_use]
+pub fn at_most(text: &str, len: usize) -> &str {
+    (0..=len.min(text.len())).rev().find_map(|end| text.get(..end)).unwrap_or_default()
+}
+
 /// Makes a file name of what a peer calls a file: the last part of a path, without what could lead elsewhere or hide.
 #[must_use]
 pub fn safe_name(name: &str) -> Cow<'static, str> {
@@ -194,7 +200,7 @@ pub fn safe_name(name: &str) -> Cow<'static, str> {
         |c: char| c.is_control() || "<>:\"|?*".contains(c) || crate::wire::inspect::escape(c.to_string().as_bytes()).len() > 4;
     let plain: String = last.chars().map(|c| if odd(c) { '_' } else { c }).collect();
     let visible = plain.trim().trim_start_matches('.');
-    match &visible[..visible.floor_char_boundary(200)] {
+    match at_most(visible, 200) {
         "" => Cow::Borrowed("unnamed"),
         safe => Cow::Owned(safe.to_owned()),
     }

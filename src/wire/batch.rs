@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn entries_fill_the_payload() {
         let limits = Limits::default();
-        assert_eq!(entries(&[0, 0, 0, 0], &limits).unwrap(), [4..4]);
+        assert_eq!(entries(&[0; 4], &limits).unwrap().first(), Some(&(4..4)));
         for bad in [&b""[..], b"\0", b"\0\0\0\x01", b"\0\0\0\x01ab", b"\xff\xff\xff\xff", b"\0\0\0\0\0"] {
             assert!(matches!(entries(bad, &limits), Err(ParseError::Malformed { .. })), "{bad:?}");
         }

@@ -59,7 +59,7 @@ pub fn inspect<'a>(input: &'a [u8], limits: &Limits) -> (Vec<Inspected<'a>>, Opt
             Err(error) => return (messages, Some(error.shifted(offset))),
         }
     }
-    let error = messages.is_empty().then(|| ParseError::Truncated { field: "magic", offset: 0, needed: 3, available: 0 });
+    let error = messages.is_empty().then_some(ParseError::Truncated { field: "magic", offset: 0, needed: 3, available: 0 });
     (messages, error)
 }
 
