@@ -63,3 +63,8 @@ pub use open::{
 pub use channel::{ChannelOpener, ChannelSealer, Role, reply_binding};
 // The format's own words.
 pub use wire::{HintMode, LimitExceeded, Limits, ParseError, Suite};
+
+/// The README's Rust, compiled and run.
+#[cfg(all(doctest, feature = "codec"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,6 @@
 //! Envelope -> payload (spec 2, 5, 6). Sans-I/O, through `&self` from many threads.
 //!
-//! What is parsed is untrusted ([`untrusted`]) until header_mac holds; only then does an [`Unlocked`] exist, and
+//! What is parsed is untrusted ([`untrusted`]) until header_mac holds; only then does an `Unlocked` exist, and
 //! nothing else can open segments.
 
 mod cache;
