@@ -104,7 +104,9 @@ fn output_appears_whole_or_not_at_all() {
     open(&place, &["--force", "-o", "out"], &broken).failed(4, "not authentic");
     assert_eq!(place.read("out"), b"old");
     open(&place, &["-o", "fresh"], &broken).failed(4, "not authentic");
+    fs::set_permissions(place.path("out"), fs::Permissions::from_mode(0o600)).unwrap();
     open(&place, &["--force", "-o", "out"], &envelope).silent();
+    assert_eq!(mode(&place.path("out")), 0o600);
     assert_eq!(place.read("out"), b"new");
     std::os::unix::fs::symlink("out", place.path("link")).unwrap();
     open(&place, &["--force", "-o", "link"], &seal(&place, &[], b"newer")).silent();
@@ -148,6 +150,25 @@ fn key_files_of_the_wrong_kind_are_named_at_once() {
         assert!(!ran.err.contains("SW-SECRET-CMK-1Q"));
     }
     place.run(["seal", "-r", String::from_utf8_lossy(&before).lines().last().unwrap()], b"").failed(2, "this is a secret key");
+    let secret = String::from_utf8_lossy(&before).lines().last().unwrap().to_owned();
+    for args in [&["recipient", &secret][..], &["open", "-k", &secret], &["seal", "-R", &secret]] {
+        let ran = place.run(args, b"").failed(2, "a secret key was given where the name of a");
+        assert!(!ran.err.contains("SW-SECRET-CMK-1Q"));
+    }
+    place.run(["keygen", "-o", "-"], b"").failed(2, "never to standard output");
+    place.run(["seal", "-r", "public"], b"").failed(2, "use -R");
+    let list: String = (1..=1024u32)
+        .map(|i| {
+            let mut secret = [7; 32];
+            secret[..4].copy_from_slice(&i.to_be_bytes());
+            format!("{}\n", sealwire::Cmk::from_x25519(&secret).recipient())
+        })
+        .collect();
+    place.write("list", list.as_bytes());
+    assert_eq!(place.run(["seal", "-R", "list"], b"x").silent().out.len(), 1 + 185 + 1023 * 52);
+    place.write("bom", &["\u{feff}".as_bytes(), &before].concat());
+    fs::set_permissions(place.path("bom"), fs::Permissions::from_mode(0o600)).unwrap();
+    place.run(["recipient", "bom"], b"").silent();
     fs::set_permissions(place.path("alice.key"), fs::Permissions::from_mode(0o640)).unwrap();
     let warned = place.run(["recipient", "alice.key"], b"");
     assert_eq!(warned.code, 0);
@@ -196,7 +217,7 @@ fn inspect_needs_no_key_and_obeys_nobody() {
     let ran = place.run(["inspect"], &channel[..channel.len() - 1]);
     assert_eq!(ran.code, 5);
     assert!(ran.err.contains("truncated") && String::from_utf8(ran.out).unwrap().contains("follow-up at"));
-    place.run(["inspect"], b"hello").failed(6, "type at offset 0");
+    place.run(["inspect"], b"hello").failed(6, "malformed: magic at offset 0");
 }
 
 /// The demo's numbers, read as a machine reads them; and its promise of size and time.

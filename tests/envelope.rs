@@ -200,6 +200,20 @@ fn trials_are_limited() {
     ));
 }
 
+/// Proves WRAP-7: keys are tried in the order in which they were added, and each on the slots in theirs.
+#[test]
+fn the_order_of_trials_is_the_keyrings() {
+    let forge = Forge { options: 0, ..Forge::to(&[]) };
+    let forge = Forge { slots: vec![forge.slot(&key(1), &forge.dek)], ..forge };
+    let envelope = forge.envelope(0, 0, b"", b"x");
+    for _ in 0..20 {
+        let first: Keyring = (1..100).map(cmk).collect();
+        assert!(Opener::new(first).open(&envelope).is_ok());
+        let last: Keyring = (2..=65).chain([1]).map(cmk).collect();
+        assert!(matches!(Opener::new(last).open(&envelope), Err(OpenError::Parse(ParseError::LimitExceeded(_)))));
+    }
+}
+
 /// Proves HINT-1, WRAP-3, LIM-4.
 #[test]
 fn a_sealer_refuses_what_readers_would() {

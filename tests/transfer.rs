@@ -406,6 +406,56 @@ fn a_slow_peer_is_served() {
     assert_eq!(place.read("in/slow"), b"but sure");
 }
 
+/// What goes wrong on this side is told at once, and standard input is not waited for when nobody listens any more.
+#[test]
+fn failures_are_told_at_once() {
+    let place = Place::new();
+    place.write("f", b"x");
+    place.write("long", &vec![b'x'; (16 << 20) + 1]);
+    let mut listener = place.listen("in", &[]);
+    let started = std::time::Instant::now();
+    place.send(&listener.address, &["--lines", "f", "missing"]).failed(7, "missing");
+    place
+        .send(&listener.address, &["f", "/dev/zero"])
+        .failed(6, "/dev/zero: it is larger")
+        .failed(6, "1 messages before it were acknowledged");
+    place.send(&listener.address, &["--lines", "f", "long"]).failed(6, "long");
+    place.send(&listener.address, &["--context", &"c".repeat(8193), "f"]).failed(6, "context");
+    assert!(started.elapsed().as_secs() < 30);
+    let args = ["send", "--to", &listener.address, "-r", &place.recipient, "--lines", "-"];
+    let mut sender = place.command(args).spawn().unwrap();
+    let mut lines = sender.stdin.take().unwrap();
+    lines.write_all(b"one\n").unwrap();
+    while !place.path("in/line-000001.2").exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    listener.child.kill().unwrap();
+    let ran = Ran::of(sender.wait_with_output().unwrap());
+    assert_ne!(ran.code, 0);
+    assert!(ran.err.contains("was not acknowledged") || ran.err.contains("the listener"), "{}", ran.err);
+    drop(lines);
+}
+
+/// Closed or full outputs are errors, not panics.
+#[test]
+fn outputs_that_cannot_be_written() {
+    let place = Place::new();
+    place.write("f", b"x");
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let listener = place.listen("in", &["--once"]);
+    for args in [
+        &["recipient", "alice.key"][..],
+        &["inspect", "f"],
+        &["send", "--json", "--to", &listener.address, "-r", &place.recipient, "f"],
+    ] {
+        let child = place.command(args).stdout(full()).spawn().unwrap();
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        assert!(ran.code == 7 || (args[0] == "inspect" && ran.code == 6), "{args:?}: {} {}", ran.code, ran.err);
+    }
+    let mut silent = place.command(["open", "-k", "nowhere"]);
+    assert_eq!(silent.stderr(full()).spawn().unwrap().wait().unwrap().code(), Some(7));
+}
+
 /// With several listeners' keys only one of them has to be there.
 #[test]
 fn several_recipients() {

@@ -1,4 +1,9 @@
-use std::{fmt, io, path::Path, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 use crate::{
     codec::CodecError,
@@ -49,13 +54,28 @@ impl Failure {
     }
 
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("sealwire: {}", self.message);
+        note(&format!("sealwire: {}", self.message));
         ExitCode::from(self.code as u8)
     }
 }
 
+/// Says a line on standard error. Where that is closed or full there is nobody to tell.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints a line on standard output.
+pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    let printed = writeln!(out, "{line}").and_then(|()| out.flush());
+    printed.map_err(|error| Failure::io("standard output", &error))
+}
+
 /// A path as it may be printed.
 pub(crate) fn show(path: &Path) -> String {
+    if path.as_os_str() == "-" {
+        return "standard input".into();
+    }
     escape(path.as_os_str().as_encoded_bytes())
 }
 

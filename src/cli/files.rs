@@ -1,6 +1,6 @@
 //! seal, open, inspect.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Write};
 
 use bytes::BytesMut;
 use serde_json::json;
@@ -16,7 +16,11 @@ use crate::{
     channel::{ChannelOpener, ChannelSealer, Role},
     open::{Opener, Policy},
     seal::Sealer,
-    wire::{LimitExceeded, Limits, Opening, inspect as wire_inspect, len64},
+    wire::{
+        LimitExceeded, Limits, Opening, ParseError,
+        inspect::{Inspected, Inspector, Part},
+        len64,
+    },
 };
 
 /// Bytes that are read, and written, at once.
@@ -38,7 +42,8 @@ fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
     let limit = Limits::default().message;
     let payload = read_up_to(&args.input, limit)?;
     check_size(len64(payload.len()), limit).map_err(|failure| failure.about(show(&args.input)))?;
-    output.write(&sealer.seal(args.context.as_bytes(), &payload)?)?;
+    let sealed = sealer.seal(args.context.as_bytes(), &payload);
+    output.write(&sealed.map_err(|error| Failure::from(error).about(show(&args.input)))?)?;
     output.finish()
 }
 
@@ -142,18 +147,33 @@ fn open_channel(args: &OpenArgs, opener: Opener, mut output: Option<Output>) -> 
 pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     const MOST: u64 = 256 << 20;
     let bytes = read_up_to(&args.input, MOST)?;
-    LimitExceeded::check("input", len64(bytes.len()), MOST).map_err(|over| Failure::from(crate::wire::ParseError::from(over)))?;
-    let (messages, error) = wire_inspect::inspect(&bytes, &Limits::default());
-    let mut output = Output::new(&super::args::OutputArgs { output: None, force: false }, false)?;
-    if args.json {
-        let error = error.as_ref().map(ToString::to_string);
-        let report = json!({ "messages": messages.iter().map(message_json).collect::<Vec<_>>(), "error": error });
-        output.write(format!("{report:#}\n").as_bytes())?;
-    } else {
-        messages.iter().try_for_each(|message| output.write(message_text(message).as_bytes()))?;
-    }
-    output.finish()?;
+    LimitExceeded::check("input", len64(bytes.len()), MOST).map_err(|over| Failure::from(ParseError::from(over)))?;
+    let mut output = std::io::BufWriter::new(std::io::stdout().lock());
+    let report = write_report(&bytes, args.json, &mut output).and_then(|error| output.flush().map(|()| error));
+    let error = report.map_err(|error| Failure::io("standard output", &error))?;
     error.map_or(Ok(()), |error| Err(Failure::from(error).about(show(&args.input))))
+}
+
+/// Writes message after message, so that a large recording needs no more memory than a small one.
+fn write_report(bytes: &[u8], json: bool, out: &mut impl Write) -> std::io::Result<Option<ParseError>> {
+    let mut error = None;
+    let mut before = "{ \"messages\": [";
+    for message in Inspector::new(bytes, &Limits::default()) {
+        match message {
+            Ok(message) if json => write!(out, "{before}\n{:#}", message_json(&message))?,
+            Ok(message) => out.write_all(message_text(&message).as_bytes())?,
+            Err(found) => {
+                error = Some(found);
+                break;
+            }
+        }
+        before = ",";
+    }
+    if json {
+        let open = if before == "," { "" } else { before };
+        writeln!(out, "{open}\n], \"error\": {} }}", json!(error.as_ref().map(ToString::to_string)))?;
+    }
+    Ok(error)
 }
 
 fn kind_name(kind: Opening) -> &'static str {
@@ -163,14 +183,14 @@ fn kind_name(kind: Opening) -> &'static str {
     }
 }
 
-fn message_json(message: &wire_inspect::Inspected<'_>) -> serde_json::Value {
+fn message_json(message: &Inspected<'_>) -> serde_json::Value {
     let parts = message.parts.iter().map(|part| {
         json!({ "name": part.name, "offset": part.offset, "length": part.bytes.len(), "bytes": hex(part.bytes), "meaning": part.meaning })
     });
     json!({ "kind": kind_name(message.kind), "offset": message.offset, "length": message.len, "fields": parts.collect::<Vec<_>>() })
 }
 
-fn message_text(message: &wire_inspect::Inspected<'_>) -> String {
+fn message_text(message: &Inspected<'_>) -> String {
     let mut text = format!("{} at {}, {} bytes\n", kind_name(message.kind), message.offset, message.len);
     for part in &message.parts {
         text += &part_text(part);
@@ -179,7 +199,7 @@ fn message_text(message: &wire_inspect::Inspected<'_>) -> String {
 }
 
 /// One line of a report: offset, name, bytes (the first of many), meaning.
-pub(super) fn part_text(part: &wire_inspect::Part<'_>) -> String {
+pub(super) fn part_text(part: &Part<'_>) -> String {
     const SHOWN: usize = 16;
     let mut bytes = hex(part.bytes.get(..SHOWN).unwrap_or(part.bytes));
     if part.bytes.len() > SHOWN {

@@ -73,7 +73,11 @@ impl Output {
         // A symbolic link stays; what it points to is replaced.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = new_temporary(folder).map_err(failed)?;
+        let temporary = new_temporary(folder).map_err(|error| failed(error.kind().into()))?;
+        // What replaces a file is readable by no more people than it was.
+        if let Ok(meta) = fs::metadata(&path) {
+            temporary.as_file().set_permissions(meta.permissions()).map_err(failed)?;
+        }
         Ok(Self::File { temporary, path, replace: force })
     }
 

@@ -11,29 +11,34 @@ use zeroize::Zeroizing;
 use super::{
     Failure,
     args::{KeygenArgs, Keys, RecipientArgs, Recipients},
-    fail::show,
+    fail::{note, print_line, show},
+    io::is_dash,
     report::utc,
 };
 use crate::keys::{
     Cmk, KEY_FILE_MAX, Keyring, Recipient, cmk_from_key_file, cmk_to_key_file, recipient_from_text, recipients_from_list,
 };
 
+/// No list of recipients is longer.
+const RECIPIENTS_MAX: usize = 8 << 20;
+
 pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
+    if is_dash(&args.output) {
+        return Err(Failure::usage("a secret key is written to a file, never to standard output; name one with -o"));
+    }
     let cmk = Cmk::generate()?;
     write_key_file(&args.output, &cmk_to_key_file(&cmk, &utc(std::time::SystemTime::now())))?;
-    println!("{}", cmk.recipient());
-    eprintln!("key file: {}  fingerprint: {}", show(&args.output), cmk.recipient().fingerprint());
-    Ok(())
+    note(&format!("key file: {}  fingerprint: {}", show(&args.output), cmk.recipient().fingerprint()));
+    print_line(&cmk.recipient().to_string())
 }
 
 pub(super) fn recipient(args: &RecipientArgs) -> Result<(), Failure> {
     let cmk = read_cmk(&args.keyfile)?;
     if args.fingerprint {
-        println!("{}", cmk.recipient().fingerprint());
+        print_line(&cmk.recipient().fingerprint().to_string())
     } else {
-        println!("{}", cmk.recipient());
+        print_line(&cmk.recipient().to_string())
     }
-    Ok(())
 }
 
 /// Writes a new file that only its owner can read; leaves nothing behind when that fails.
@@ -60,44 +65,60 @@ pub(super) fn read_keyring(keys: &Keys) -> Result<Keyring, Failure> {
 }
 
 fn read_cmk(path: &Path) -> Result<Cmk, Failure> {
-    let content = read_small_text(path)?;
+    let content = read_text(path, "key file", KEY_FILE_MAX)?;
+    let cmk = cmk_from_key_file(&content).map_err(|error| Failure::from(error).about(show(path)))?;
     warn_of_permissions(path);
-    cmk_from_key_file(&content).map_err(|error| Failure::from(error).about(show(path)))
+    Ok(cmk)
 }
 
 pub(super) fn read_recipients(args: &Recipients) -> Result<Vec<Recipient>, Failure> {
     let mut all = Vec::new();
     for text in &args.recipients {
-        all.push(recipient_from_text(text).map_err(|error| Failure::from(error).about("-r"))?);
+        all.push(recipient_from_text(text).map_err(|error| {
+            let hint = if Path::new(text).exists() { "; for a file of recipients use -R" } else { "" };
+            Failure::usage(format!("-r: {error}{hint}"))
+        })?);
     }
     for path in &args.lists {
-        let content = read_small_text(path)?;
+        let content = read_text(path, "list of recipients", RECIPIENTS_MAX)?;
         let found = recipients_from_list(&content);
         all.extend(found.map_err(|(line, error)| Failure::from(error).about(format!("{}, line {line}", show(path))))?);
     }
     Ok(all)
 }
 
-fn read_small_text(path: &Path) -> Result<Zeroizing<String>, Failure> {
+/// A whole small file as text: a `wanted` of at most `most` bytes.
+fn read_text(path: &Path, wanted: &str, most: usize) -> Result<Zeroizing<String>, Failure> {
+    if looks_like_a_secret(path) {
+        return Err(Failure::usage(format!(
+            "a secret key was given where the name of a {wanted} belongs; keep it in a file of mode 0600"
+        )));
+    }
     let unreadable = |error: io::Error| Failure::io(show(path), &error);
     // Asked before it is opened: opening a FIFO waits for a writer.
     let meta = fs::metadata(path).map_err(unreadable)?;
     if !meta.is_file() {
-        return Err(Failure::usage(format!("{} is {}; a key file is needed", show(path), kind_of(&meta))));
+        return Err(Failure::usage(format!("{} is {}; a {wanted} is needed", show(path), kind_of(&meta))));
     }
-    let too_large = |len: u64| Failure::usage(format!("{} is {len} bytes long; that is no key file", show(path)));
-    if meta.len() > KEY_FILE_MAX as u64 {
+    let too_large = |len: u64| Failure::usage(format!("{} is {len} bytes long; that is no {wanted}", show(path)));
+    if meta.len() > most as u64 {
         return Err(too_large(meta.len()));
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX + 1));
-    File::open(path).and_then(|file| file.take(KEY_FILE_MAX as u64 + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() > KEY_FILE_MAX {
+    // As large as it can get: a buffer that grows leaves copies of a secret behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
+    File::open(path).and_then(|file| file.take(most as u64 + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() > most {
         return Err(too_large(bytes.len() as u64));
     }
     match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => Err(Failure::usage(format!("{} is a binary file, and no key file", show(path)))),
+        Ok(text) => Ok(Zeroizing::new(text.trim_start_matches('\u{feff}').to_owned())),
+        Err(_) => Err(Failure::usage(format!("{} is a binary file, and no {wanted}", show(path)))),
     }
+}
+
+/// Whether somebody gave a secret key itself for the name of its file. It must not be printed.
+fn looks_like_a_secret(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.to_ascii_uppercase().contains("SW-SECRET-"))
 }
 
 fn kind_of(meta: &fs::Metadata) -> &'static str {
@@ -128,7 +149,7 @@ fn warn_of_permissions(path: &Path) {
     if let Ok(mode) = mode
         && mode & 0o077 != 0
     {
-        eprintln!("warning: {} can be read by others (mode {mode:o}); run: chmod 600 {0}", show(path));
+        note(&format!("warning: {} can be read by others (mode {mode:o}); run: chmod 600 {0}", show(path)));
     }
 }
 

@@ -1,10 +1,13 @@
 //! The receiving side of a transfer (spec/transfer.md): greets, opens, stores, and only then acknowledges.
 
 use std::{
+    collections::HashMap,
+    future::poll_fn,
     io::{self, BufWriter, Stdout, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use tempfile::NamedTempFile;
 use tokio::{
     io::AsyncWriteExt,
     net::{
-        TcpListener, TcpStream,
+        TcpListener, TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::Semaphore,
@@ -26,7 +29,7 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 use super::{
     Failure,
     args::ListenArgs,
-    fail::{Code, show},
+    fail::{Code, note, show},
     io::{is_dash, new_temporary, sync_folder},
     keys::read_keyring,
     report::{bytes, peak_memory},
@@ -34,18 +37,19 @@ use super::{
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
     codec::{CodecError, OpeningCodec, Outgoing, SealingCodec},
-    open::{CachePolicy, OpenError, Opener, Policy},
+    open::{CachePolicy, OpenError, Opened, Opener, Policy},
     platform::Entropy,
     seal::Sealer,
     transfer::{Answer, GREETING_LEN, Request, safe_name},
+    wire::inspect::escape,
 };
 
 /// Blocks older than this are refused: a sender makes a new one for every connection.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-/// How long a connection may stay silent.
-const IDLE: Duration = Duration::from_secs(600);
-/// How long the first message may take.
-const FIRST: Duration = Duration::from_secs(60);
+/// How long the first message may take. After it a sender may stay silent as long as its connection lives: `tail -f` does.
+const FIRST: Duration = Duration::from_secs(20);
+/// How long a sender may leave an answer unread.
+const ANSWER: Duration = Duration::from_secs(60);
 /// Connections served at a time; more of them wait.
 const CONNECTIONS: usize = 4096;
 /// Messages after which an answer is due, even when more are waiting.
@@ -65,8 +69,8 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::io(&args.on, &error);
-    let listener = TcpListener::bind(&args.on).await.map_err(failed)?;
+    let failed = |error: io::Error| Failure::io(escape(args.on.as_bytes()), &error);
+    let listener = bind(&args.on).await.map_err(failed)?;
     let report = Report { json: args.json };
     report.listening(listener.local_addr().map_err(failed)?);
     if args.once {
@@ -89,13 +93,31 @@ async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Fa
     }
 }
 
+/// Listens with keep-alive, so that a connection whose other end is gone ends here too.
+async fn bind(on: &str) -> io::Result<TcpListener> {
+    let mut refused = io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host(on).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(cfg!(unix))?;
+        socket.set_keepalive(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(1024)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
 /// The next connection. What goes wrong with one that is not yet ours (too many open files, a reset) passes.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    let mut warned = false;
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
-                eprintln!("warning: a connection could not be accepted: {error}");
+                if !std::mem::replace(&mut warned, true) {
+                    note(&format!("warning: a connection could not be accepted: {error}; trying again"));
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -138,7 +160,8 @@ impl Connection {
         write.write_all(&greeting).await.map_err(lost)?;
         let channel = ChannelOpener::new(opener.clone(), Role::Acceptor, &greeting);
         let mut requests = OpeningCodec::from(channel).framed(read);
-        let first = timeout(FIRST, requests.next()).await.map_err(|_| silent())?;
+        let silent = |_| Failure::new(Code::Truncated, "the peer did not say to whom answers go, and the connection was closed");
+        let first = timeout(FIRST, requests.next()).await.map_err(silent)?;
         let first = first.ok_or(OpenError::ChannelTruncated { delivered: 0 })??;
         // [XFR-2]
         let Request::Hello { reply_to } = Request::decode(first.payload)? else {
@@ -154,17 +177,19 @@ impl Connection {
         let end = self.take_until_end(store, taken).await;
         // What was delivered is acknowledged, whatever came after it; what came after it is what is reported.
         let answered = self.answer(store, taken).await;
+        let end = match (end, answered) {
+            (Ok(()), Err(stop)) => Err(stop),
+            (end, _) => end,
+        };
         match end {
-            Ok(()) => {
-                answered?;
-                self.close().await
-            }
-            Err(Stop::Store(failure)) => {
-                let refused = Answer::Refused { count: taken.messages, reason: failure.message.clone() };
+            Ok(()) => self.close().await,
+            Err(Stop::Store { what, error }) => {
+                // The kind of error alone: our paths are nobody else's.
+                let refused = Answer::Refused { count: taken.answered, reason: format!("{what}: {}", error.kind()) };
                 // The sender may be gone; what is reported is why we stopped.
-                let _ = self.answers.send(Outgoing::message(refused.encode())).await;
+                let _ = self.say(&refused).await;
                 let _ = self.close().await;
-                Err(failure)
+                Err(Failure::io(what, &error))
             }
             Err(Stop::Peer(failure)) => Err(failure),
         }
@@ -173,14 +198,14 @@ impl Connection {
     async fn take_until_end(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Stop> {
         loop {
             if taken.messages - taken.answered >= ANSWER_EVERY {
-                self.answer(store, taken).await.map_err(Stop::Peer)?;
+                self.answer(store, taken).await?;
             }
-            let next = match self.requests.next().now_or_never() {
+            let next = match next_message(&mut self.requests).now_or_never() {
                 Some(next) => next,
                 // Nothing more is waiting: what has come is delivered and acknowledged before the next wait.
                 None => {
-                    self.answer(store, taken).await.map_err(Stop::Peer)?;
-                    timeout(IDLE, self.requests.next()).await.map_err(|_| Stop::Peer(silent()))?
+                    self.answer(store, taken).await?;
+                    next_message(&mut self.requests).await
                 }
             };
             let Some(opened) = next else { return Ok(()) };
@@ -192,13 +217,18 @@ impl Connection {
     }
 
     /// Acknowledges everything that has been delivered. [XFR-3]
-    async fn answer(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Failure> {
+    async fn answer(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Stop> {
         if taken.answered < taken.messages {
             store.flush()?;
-            self.answers.send(Outgoing::message(Answer::Done { count: taken.messages }.encode())).await?;
+            self.say(&Answer::Done { count: taken.messages }).await.map_err(Stop::Peer)?;
             taken.answered = taken.messages;
         }
         Ok(())
+    }
+
+    async fn say(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let unread = |_| Failure::new(Code::Io, "the peer does not read its answers");
+        Ok(timeout(ANSWER, self.answers.send(Outgoing::message(answer.encode()))).await.map_err(unread)??)
     }
 
     async fn close(&mut self) -> Result<(), Failure> {
@@ -208,8 +238,13 @@ impl Connection {
     }
 }
 
-fn silent() -> Failure {
-    Failure::new(Code::Truncated, "the peer fell silent, and the connection was closed")
+/// The next message of a channel; `None` at the channel's own end, since the connection's may be a long time coming.
+pub(super) async fn next_message(channel: &mut FramedRead<OwnedReadHalf, OpeningCodec>) -> Option<Result<Opened, CodecError>> {
+    poll_fn(|context| match channel.poll_next_unpin(context) {
+        Poll::Pending if channel.decoder().channel().is_closed() => Poll::Ready(None),
+        polled => polled,
+    })
+    .await
 }
 
 /// Why a connection stops before its end.
@@ -217,14 +252,20 @@ enum Stop {
     /// The peer, or the network.
     Peer(Failure),
     /// We could not store what it sent.
-    Store(Failure),
+    Store { what: &'static str, error: io::Error },
 }
 
 /// Where messages go.
 #[derive(Clone)]
 enum Store {
-    Folder(PathBuf),
+    Folder(Arc<Folder>),
     Stdout(Arc<Mutex<Sink>>),
+}
+
+struct Folder {
+    path: PathBuf,
+    /// Where to go on looking for a free name, for names that came more than once.
+    taken: Mutex<HashMap<String, u32>>,
 }
 
 struct Sink {
@@ -242,7 +283,7 @@ impl Store {
         std::fs::create_dir_all(out).map_err(failed)?;
         // Told now rather than after a file has crossed the network.
         new_temporary(out).map_err(failed)?;
-        Ok(Self::Folder(out.to_owned()))
+        Ok(Self::Folder(Arc::new(Folder { path: out.to_owned(), taken: Mutex::default() })))
     }
 
     /// Delivers one message; a file is on the disk under its final name when this returns.
@@ -258,24 +299,24 @@ impl Store {
         match self {
             Self::Folder(folder) => {
                 let folder = folder.clone();
-                let stored = tokio::task::spawn_blocking(move || store_file(&folder, &name, &content)).await;
+                let stored = tokio::task::spawn_blocking(move || folder.store(&name, &content)).await;
                 let stored = stored.unwrap_or_else(|error| Err(io::Error::other(error)));
-                stored.map_err(|error| Stop::Store(Failure::io("storing", &error)))?;
+                stored.map_err(|error| Stop::Store { what: "storing", error })?;
             }
             Self::Stdout(sink) => {
                 let written = tokio::task::block_in_place(|| write_out(sink, &content, ended));
-                written.map_err(|error| Stop::Store(Failure::io("standard output", &error)))?;
+                written.map_err(|error| Stop::Store { what: "standard output", error })?;
             }
         }
         Ok(len)
     }
 
-    fn flush(&self) -> Result<(), Failure> {
+    fn flush(&self) -> Result<(), Stop> {
         let Self::Stdout(sink) = self else { return Ok(()) };
         let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
         let flushed = tokio::task::block_in_place(|| sink.out.flush());
         sink.broken |= flushed.is_err();
-        flushed.map_err(|error| Failure::io("standard output", &error))
+        flushed.map_err(|error| Stop::Store { what: "standard output", error })
     }
 
     fn is_broken(&self) -> bool {
@@ -293,26 +334,43 @@ fn write_out(sink: &Mutex<Sink>, content: &Bytes, ended: bool) -> io::Result<()>
     written
 }
 
-/// Writes a file that appears whole, under a name that nothing had, and lasts. [XFR-3] [XFR-7]
-fn store_file(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let mut temporary = new_temporary(folder)?;
-    temporary.write_all(content)?;
-    temporary.as_file().sync_all()?;
-    let path = persist_beside(temporary, folder, name)?;
-    sync_folder(&path)
-}
+impl Folder {
+    /// Names remembered; past that the search begins anew.
+    const NAMES: usize = 100_000;
 
-/// The first of `name`, `name.2`, `name.3` … that nothing has.
-fn persist_beside(mut temporary: NamedTempFile, folder: &Path, name: &str) -> io::Result<PathBuf> {
-    for n in 1u32.. {
-        let path = folder.join(if n == 1 { name.to_owned() } else { format!("{name}.{n}") });
-        match temporary.persist_noclobber(&path) {
-            Ok(_) => return Ok(path),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => temporary = error.file,
-            Err(error) => return Err(error.error),
-        }
+    /// Writes a file that appears whole, under a name that nothing had, and lasts. [XFR-3] [XFR-7]
+    fn store(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let mut temporary = new_temporary(&self.path)?;
+        temporary.write_all(content)?;
+        temporary.as_file().sync_all()?;
+        let path = self.persist(temporary, name)?;
+        sync_folder(&path)
     }
-    Err(io::ErrorKind::AlreadyExists.into())
+
+    /// Gives it the first of `name`, `name.2`, `name.3` … that nothing has.
+    fn persist(&self, mut temporary: NamedTempFile, name: &str) -> io::Result<PathBuf> {
+        let known = |taken: &Mutex<HashMap<String, u32>>| taken.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        for n in known(&self.taken).unwrap_or(1).. {
+            let path = self.path.join(if n == 1 { name.to_owned() } else { format!("{name}.{n}") });
+            match temporary.persist_noclobber(&path) {
+                Ok(_) => {
+                    self.remember(name, n);
+                    return Ok(path);
+                }
+                Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => temporary = error.file,
+                Err(error) => return Err(error.error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn remember(&self, name: &str, n: u32) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.len() >= Self::NAMES {
+            taken.clear();
+        }
+        taken.insert(name.to_owned(), n.saturating_add(1));
+    }
 }
 
 /// What is told on standard error.
@@ -324,9 +382,9 @@ struct Report {
 impl Report {
     fn listening(self, address: SocketAddr) {
         if self.json {
-            eprintln!("{}", json!({ "event": "listening", "address": address.to_string() }));
+            note(&json!({ "event": "listening", "address": address.to_string() }).to_string());
         } else {
-            eprintln!("listening on {address}");
+            note(&format!("listening on {address}"));
         }
     }
 
@@ -334,15 +392,15 @@ impl Report {
         let Taken { messages, bytes: released, .. } = *taken;
         if self.json {
             let error = served.as_ref().err().map(|failure| failure.message.clone());
-            eprintln!(
-                "{}",
-                json!({ "event": "served", "peer": peer.to_string(), "messages": messages, "bytes": released, "error": error, "peak_memory": peak_memory() })
-            );
+            let event = json!({ "event": "served", "peer": peer.to_string(), "messages": messages, "bytes": released, "error": error, "peak_memory": peak_memory() });
+            note(&event.to_string());
             return;
         }
         match served {
-            Ok(()) => eprintln!("{peer}: {messages} messages, {}", bytes(released)),
-            Err(failure) => eprintln!("{peer}: refused: {}; {messages} messages, {released} bytes released", failure.message),
+            Ok(()) => note(&format!("{peer}: {messages} messages, {}", bytes(released))),
+            Err(failure) => {
+                note(&format!("{peer}: refused: {}; {messages} messages, {released} bytes released", failure.message));
+            }
         }
     }
 }

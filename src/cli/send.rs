@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::{
@@ -25,11 +25,11 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 use super::{
     Failure,
     args::SendArgs,
-    fail::{Code, show},
+    fail::{Code, print_line, show},
     files::{check_size, next_line},
     io::{input, is_dash, lines},
     keys::read_recipients,
-    listen::runtime,
+    listen::{next_message, runtime},
     report::{peak_memory, progress},
 };
 use crate::{
@@ -39,13 +39,17 @@ use crate::{
     open::Opener,
     seal::{SealError, Sealer},
     transfer::{Answer, GREETING_LEN, NAME_MAX, Request, at_most},
-    wire::{Limits, len64},
+    wire::{Limits, ParseError, check_context, inspect::escape, len64},
 };
 
 /// How long connecting and the greeting may take.
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long the listener may go without acknowledging anything once everything is sent.
 const ANSWER: Duration = Duration::from_secs(120);
+/// How long it may take to hand over one message.
+const STALL: Duration = Duration::from_secs(300);
+/// How long answers are waited for when sending has failed.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// A file's payload has this and its name before the content.
 const FILE_HEAD: u64 = 11;
 /// Lines are handed over in pieces of about this.
@@ -53,28 +57,36 @@ const PIECE: usize = 64 * 1024;
 
 pub(super) fn run(args: SendArgs) -> Result<(), Failure> {
     let recipients = read_recipients(&args.recipients)?;
-    let total = if args.lines { None } else { check_files(&args.files)? };
-    runtime()?.block_on(send(args, recipients, total))
+    let total = check_inputs(&args)?;
+    let runtime = runtime()?;
+    let sent = runtime.block_on(send(args, recipients, total));
+    // Standard input may still be waited for by a thread that nobody needs any more.
+    runtime.shutdown_background();
+    sent
 }
 
 /// Refuses what cannot be sent before anything is; tells the bytes of all files where it can.
-fn check_files(files: &[PathBuf]) -> Result<Option<u64>, Failure> {
-    let mut total = Some(0);
-    for path in files {
-        if is_dash(path) {
-            total = None;
-            continue;
+fn check_inputs(args: &SendArgs) -> Result<Option<u64>, Failure> {
+    let limits = Limits::default();
+    check_context(args.context.as_bytes(), &limits).map_err(|over| Failure::from(ParseError::from(over)))?;
+    let mut total = Some(0u64).filter(|_| !args.lines);
+    for path in &args.files {
+        let len = if is_dash(path) { None } else { file_len(path)? };
+        if let (Some(len), false) = (len, args.lines) {
+            check_size(len, content_limit(path)).map_err(|failure| failure.about(show(path)))?;
         }
-        let meta = fs::metadata(path).map_err(|error| Failure::io(show(path), &error))?;
-        if meta.is_dir() {
-            return Err(Failure::usage(format!("{} is a folder; send its files", show(path))));
-        }
-        if meta.is_file() {
-            check_size(meta.len(), content_limit(path)).map_err(|failure| failure.about(show(path)))?;
-        }
-        total = total.filter(|_| meta.is_file()).map(|sum: u64| sum.saturating_add(meta.len()));
+        total = total.zip(len).map(|(sum, len)| sum.saturating_add(len));
     }
     Ok(total)
+}
+
+/// The length of a file; `None` of a device or a pipe.
+fn file_len(path: &Path) -> Result<Option<u64>, Failure> {
+    let meta = fs::metadata(path).map_err(|error| Failure::io(show(path), &error))?;
+    if meta.is_dir() {
+        return Err(Failure::usage(format!("{} is a folder; send its files", show(path))));
+    }
+    Ok(meta.is_file().then_some(meta.len()))
 }
 
 fn content_limit(path: &Path) -> u64 {
@@ -93,29 +105,42 @@ fn file_name(path: &Path) -> String {
 async fn send(args: SendArgs, recipients: Vec<Recipient>, total: Option<u64>) -> Result<(), Failure> {
     let started = Instant::now();
     let bar = progress(total);
-    let Connection { mut requests, answers } = Connection::open(&args.to, recipients).await?;
+    let Connection { requests, answers } = Connection::open(&args.to, recipients).await?;
     let (answered, mut progress) = watch::channel(0u64);
-    let answers = tokio::spawn(read_answers(answers, answered));
+    let mut answers = tokio::spawn(read_answers(answers, answered));
     let mut sent = Sent::default();
-    let outcome = send_all(&args, &mut requests, &mut sent, &bar).await;
-    let ending = wait_for_answers(answers, &mut progress).await;
+    let (sending, ending) = tokio::select! {
+        sending = send_all(&args, requests, &mut sent, &bar) => {
+            let patience = if sending.is_ok() { ANSWER } else { FAREWELL };
+            (sending, wait_for_answers(&mut answers, &mut progress, patience).await)
+        }
+        // Whoever answers no more does not listen any more either.
+        ended = &mut answers => (Ok(()), ended.unwrap_or_else(|_| Err(lost())).and_then(|()| Err(lost()))),
+    };
     bar.finish_and_clear();
     let done = *progress.borrow();
     if args.json {
         let seconds = started.elapsed().as_secs_f64();
-        println!(
-            "{}",
-            json!({ "messages": sent.messages, "acknowledged": done, "bytes": sent.bytes, "seconds": seconds, "peak_memory": peak_memory() })
-        );
+        print_line(
+            &json!({ "messages": sent.messages, "acknowledged": done, "bytes": sent.bytes, "seconds": seconds, "peak_memory": peak_memory() })
+                .to_string(),
+        )?;
     }
-    let failure = match (outcome, ending) {
+    let failure = match (sending, ending) {
         (Ok(()), Ok(())) if done == sent.messages => return Ok(()),
-        (Ok(()), Ok(())) => Failure::new(Code::Truncated, "the listener ended before it acknowledged everything"),
-        (Err(Stop::Here(failure)), _) => failure,
+        (Ok(()), Ok(())) => lost(),
+        (Err(Stop::Here(Failure { code, message })), _) if done == sent.messages => {
+            return Err(Failure::new(code, format!("{message}; {done} messages before it were acknowledged")));
+        }
+        (Err(Stop::Here(failure) | Stop::Listener(failure)), _) => failure,
         // What the listener says, or how it ended, tells more than a broken pipe.
         (_, Err(failure)) | (Err(Stop::Connection(failure)), Ok(())) => failure,
     };
     Err(failure.about(sent.name_of(&args, done)))
+}
+
+fn lost() -> Failure {
+    Failure::new(Code::Truncated, "the listener ended before it acknowledged everything")
 }
 
 /// Why not everything was sent.
@@ -124,6 +149,8 @@ enum Stop {
     Here(Failure),
     /// The connection.
     Connection(Failure),
+    /// The listener does not read.
+    Listener(Failure),
 }
 
 impl From<CodecError> for Stop {
@@ -142,14 +169,17 @@ struct Sent {
     bytes: u64,
     /// How many messages each input has become.
     inputs: Vec<u64>,
+    /// Which input the last of them is of.
+    reading: usize,
 }
 
 impl Sent {
     /// Names the first message that is not acknowledged.
     fn name_of(&self, args: &SendArgs, acknowledged: u64) -> String {
         let mut before = acknowledged;
-        for (path, messages) in args.files.iter().zip(self.inputs.iter().copied().chain([u64::MAX])) {
-            if before < messages {
+        for (i, (path, messages)) in args.files.iter().zip(self.inputs.iter().copied().chain([0])).enumerate() {
+            // Of the input that was being read more would have come.
+            if before < messages || i == self.reading {
                 let line = if args.lines { format!(", line {}", before + 1) } else { String::new() };
                 return format!("{}{line} was not acknowledged", show(path));
             }
@@ -167,8 +197,10 @@ struct Connection {
 impl Connection {
     /// Connects, takes the greeting, and says to whom answers are sealed.
     async fn open(to: &str, recipients: Vec<Recipient>) -> Result<Self, Failure> {
-        let unreachable = |error: std::io::Error| Failure::io(to, &error);
-        let late = |_| Failure::new(Code::Io, format!("{to}: no greeting within {} s; is a listener there?", CONNECT.as_secs()));
+        let to_shown = escape(to.as_bytes());
+        let unreachable = |error: std::io::Error| Failure::io(&to_shown, &error);
+        let late =
+            |_| Failure::new(Code::Io, format!("{to_shown}: no greeting within {} s; is a listener there?", CONNECT.as_secs()));
         let greeted = timeout(CONNECT, async {
             let mut stream = TcpStream::connect(to).await?;
             stream.set_nodelay(true)?;
@@ -200,7 +232,7 @@ struct Piece {
     payloads: Vec<Bytes>,
 }
 
-async fn send_all(args: &SendArgs, requests: &mut Requests, sent: &mut Sent, bar: &ProgressBar) -> Result<(), Stop> {
+async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar: &ProgressBar) -> Result<(), Stop> {
     let (pieces, mut waiting) = mpsc::channel(1);
     let (files, by_lines) = (args.files.clone(), args.lines);
     let reader = tokio::task::spawn_blocking(move || read_inputs(&files, by_lines, &pieces));
@@ -210,7 +242,7 @@ async fn send_all(args: &SendArgs, requests: &mut Requests, sent: &mut Sent, bar
         let piece = match waiting.try_recv() {
             Ok(piece) => piece,
             Err(_) => {
-                SinkExt::<Outgoing>::flush(requests).await?;
+                stalls(SinkExt::<Outgoing>::flush(&mut requests)).await?;
                 match waiting.recv().await {
                     Some(piece) => piece,
                     None => break,
@@ -219,18 +251,24 @@ async fn send_all(args: &SendArgs, requests: &mut Requests, sent: &mut Sent, bar
         };
         for payload in piece.payloads {
             let len = len64(payload.len());
-            requests.feed(Outgoing::Message { context: context.clone(), payload }).await?;
+            stalls(requests.feed(Outgoing::Message { context: context.clone(), payload })).await?;
             sent.messages += 1;
             sent.bytes += len;
             sent.inputs[piece.input] += 1;
+            sent.reading = piece.input;
             bar.inc(len);
         }
     }
     let read = reader.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())));
     read.map_err(Stop::Here)?;
-    requests.send(Outgoing::End).await?;
-    SinkExt::<Outgoing>::close(requests).await?;
-    Ok(())
+    stalls(requests.send(Outgoing::End)).await?;
+    stalls(SinkExt::<Outgoing>::close(&mut requests)).await
+}
+
+/// Sending, as long as the listener reads.
+async fn stalls(sending: impl Future<Output = Result<(), CodecError>>) -> Result<(), Stop> {
+    let stuck = |_| Stop::Listener(Failure::new(Code::Io, format!("the listener has not read for {} s", STALL.as_secs())));
+    Ok(timeout(STALL, sending).await.map_err(stuck)??)
 }
 
 /// Reads inputs into payloads, one piece ahead of what is being sealed.
@@ -298,10 +336,13 @@ fn read_file(path: &Path) -> Result<Bytes, Failure> {
 }
 
 async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answered: watch::Sender<u64>) -> Result<(), Failure> {
-    while let Some(opened) = answers.next().await {
+    while let Some(opened) = next_message(&mut answers).await {
         let opened = opened.map_err(|error| match Failure::from(error) {
             Failure { code: Code::Truncated | Code::Io, .. } => {
                 Failure::new(Code::Truncated, "the listener closed the connection; does it have the key?")
+            }
+            Failure { code: Code::NoMatchingKey | Code::CannotOpen, .. } => {
+                Failure::new(Code::CannotOpen, "the listener's answer is not authentic; somebody on the way changed it")
             }
             failure => failure,
         })?;
@@ -320,14 +361,15 @@ async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answ
 
 /// Waits for the end of the answers, as long as more of them come.
 async fn wait_for_answers(
-    mut answers: tokio::task::JoinHandle<Result<(), Failure>>,
+    mut answers: &mut tokio::task::JoinHandle<Result<(), Failure>>,
     progress: &mut watch::Receiver<u64>,
+    patience: Duration,
 ) -> Result<(), Failure> {
     let stuck = || Failure::new(Code::Io, "the listener stopped acknowledging");
     loop {
         tokio::select! {
             ended = &mut answers => return ended.unwrap_or_else(|_| Err(stuck())),
-            changed = timeout(ANSWER, progress.changed()) => match changed {
+            changed = timeout(patience, progress.changed()) => match changed {
                 Err(_) => return Err(stuck()),
                 // The sender side is gone: the task ends in a moment.
                 Ok(Err(_)) => return answers.await.unwrap_or_else(|_| Err(stuck())),

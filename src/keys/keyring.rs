@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -24,8 +24,11 @@ pub struct Keyring(Arc<RwLock<Keys>>);
 
 #[derive(Default)]
 struct Keys {
-    by_name: HashMap<Fingerprint, Arc<dyn Decapsulator>>,
-    by_static_hint: HashMap<[u8; 4], Vec<Fingerprint>>,
+    /// In the order in which they were added: trials are made in that order.
+    in_order: BTreeMap<u64, Arc<dyn Decapsulator>>,
+    by_name: HashMap<Fingerprint, u64>,
+    by_static_hint: HashMap<[u8; 4], Vec<u64>>,
+    added: u64,
 }
 
 /// A key that may open a block, and the hint its slots carry; every slot where there are no hints.
@@ -50,18 +53,25 @@ impl Keyring {
     pub fn add_decapsulator(&self, key: Arc<dyn Decapsulator>) {
         let name = key.recipient().fingerprint();
         let mut keys = self.write();
-        if keys.by_name.insert(name, key).is_none() {
-            keys.by_static_hint.entry(name.static_hint()).or_default().push(name);
+        if let Some(place) = keys.by_name.get(&name).copied() {
+            keys.in_order.insert(place, key);
+            return;
         }
+        let place = keys.added;
+        keys.added += 1;
+        keys.in_order.insert(place, key);
+        keys.by_name.insert(name, place);
+        keys.by_static_hint.entry(name.static_hint()).or_default().push(place);
     }
 
     /// Takes a key out; tells whether it was there.
     pub fn remove(&self, name: &Fingerprint) -> bool {
         let mut keys = self.write();
-        if let Some(names) = keys.by_static_hint.get_mut(&name.static_hint()) {
-            names.retain(|n| n != name);
+        let Some(place) = keys.by_name.remove(name) else { return false };
+        if let Some(places) = keys.by_static_hint.get_mut(&name.static_hint()) {
+            places.retain(|p| *p != place);
         }
-        keys.by_name.remove(name).is_some()
+        keys.in_order.remove(&place).is_some()
     }
 
     /// Whether a key is there.
@@ -108,21 +118,22 @@ impl Keyring {
 
 impl Keys {
     fn all(&self) -> Vec<Candidate> {
-        self.by_name.values().map(|key| Candidate { key: key.clone(), hint: None }).collect()
+        self.in_order.values().map(|key| Candidate { key: key.clone(), hint: None }).collect()
     }
 
     fn by_static_hints(&self, block: &DekBlock<'_>) -> Vec<Candidate> {
-        let hints: HashSet<_> = block.slots.iter().map(|slot| slot.hint).collect();
-        let named = hints.iter().filter_map(|hint| Some((*hint, self.by_static_hint.get(hint)?)));
-        named
-            .flat_map(|(hint, names)| names.iter().map(move |name| (hint, name)))
-            .filter_map(|(hint, name)| Some(Candidate { key: self.by_name.get(name)?.clone(), hint: Some(hint) }))
-            .collect()
+        let mut seen = HashSet::new();
+        let hints = block.slots.iter().map(|slot| slot.hint).filter(|hint| seen.insert(*hint));
+        let places: BTreeMap<u64, [u8; 4]> = hints
+            .flat_map(|hint| self.by_static_hint.get(&hint).into_iter().flatten().map(move |place| (*place, hint)))
+            .collect();
+        let candidate = |(place, hint)| Some(Candidate { key: self.in_order.get(&place)?.clone(), hint: Some(hint) });
+        places.into_iter().filter_map(candidate).collect()
     }
 
     fn by_rotating_hints(&self, block: &DekBlock<'_>) -> Vec<Candidate> {
         let hints: HashSet<_> = block.slots.iter().map(|slot| slot.hint).collect();
-        let hinted = self.by_name.iter().map(|(name, key)| (name.rotating_hint(block.salt), key));
+        let hinted = self.in_order.values().map(|key| (key.recipient().fingerprint().rotating_hint(block.salt), key));
         hinted
             .filter(|(hint, _)| hints.contains(hint))
             .map(|(hint, key)| Candidate { key: key.clone(), hint: Some(hint) })

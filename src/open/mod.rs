@@ -298,6 +298,7 @@ impl Opener {
     /// Tries slots and keys until a candidate DEK makes header_mac hold.
     fn search(&self, raw: &[u8], block: &DekBlock<'_>) -> Result<Unlocked, OpenError> {
         let mut search = Search { raw, block, trials: 0, limit: self.0.policy.limits.trials, failure: OpenError::NoMatchingKey };
+        // [WRAP-7]
         for candidate in self.0.keyring.candidates(block) {
             if let Some(unlocked) = search.try_key(&candidate)? {
                 return Ok(unlocked);

@@ -202,6 +202,8 @@ pub fn safe_name(name: &str) -> Cow<'static, str> {
     let visible = plain.trim().trim_start_matches('.');
     match at_most(visible, 200) {
         "" => Cow::Borrowed("unnamed"),
+        // A name that a program would take for an option.
+        option if option.starts_with('-') => Cow::Owned(format!("_{}", &option[1..])),
         safe => Cow::Owned(safe.to_owned()),
     }
 }
@@ -266,6 +268,8 @@ mod tests {
             ("two words.txt", "two words.txt"),
             ("grün", "grün"),
             ("a\u{202e}b", "a_b"),
+            ("-rf", "_rf"),
+            ("\u{3164}", "_"),
         ] {
             assert_eq!(safe_name(name), safe, "{name:?}");
         }

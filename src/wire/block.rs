@@ -404,11 +404,11 @@ impl<'a> DekBlock<'a> {
 
 /// Magic, version, block_len: the same for every version-1 block, whatever its suite.
 fn preamble(reader: &mut Reader<'_>, limits: &Limits) -> Result<usize, ParseError> {
-    // [BLK-1]
-    let magic = reader.array::<3>("magic")?;
-    if *magic != MAGIC {
+    // [BLK-1] The first wrong byte is enough, before the others have come.
+    if reader.rest().iter().zip(&MAGIC).any(|(found, wanted)| found != wanted) {
         return Err(ParseError::malformed("magic", 0, "is not \"SWE\": this is no sealwire envelope"));
     }
+    reader.take(MAGIC.len(), "magic")?;
     // [BLK-2]
     let version = reader.u8("version")?;
     if version != VERSION {

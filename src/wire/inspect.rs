@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     DekBlock, External, FollowUpHead, Kem, Limits, MessageHead, Opening, ParseError, Reader, SegmentPrefix, Slot, SlotLayout,
-    Splitter, Suite, layout, layout::Field, len64,
+    Splitter, Suite, head::FOLLOW_UP, index, layout, layout::Field, len64,
 };
 
 /// One field: where it stands, what it holds, what that means.
@@ -33,64 +33,86 @@ pub struct Inspected<'a> {
     pub parts: Vec<Part<'a>>,
 }
 
-/// Takes apart an envelope, or a recorded channel. Gives the messages before the first error, and the error with its
-/// offset counted from the start of the input.
+/// Takes apart an envelope, or a recorded channel, message by message. Ends after the first error, whose offset counts
+/// from the start of the input.
 ///
 /// ```
-/// use sealwire::wire::{Limits, inspect::inspect};
+/// use sealwire::wire::{Limits, inspect::Inspector};
 /// let cmk = sealwire::Cmk::generate()?;
 /// let envelope = sealwire::seal(b"hello", &[cmk.recipient().clone()])?;
-/// let (messages, error) = inspect(&envelope, &Limits::default());
-/// assert!(error.is_none());
-/// assert_eq!(messages[0].parts[0].name, "magic");
+/// let message = Inspector::new(&envelope, &Limits::default()).next().expect("a message")?;
+/// assert_eq!(message.parts[0].name, "magic");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[must_use]
-pub fn inspect<'a>(input: &'a [u8], limits: &Limits) -> (Vec<Inspected<'a>>, Option<ParseError>) {
-    let mut walk = Walk { splitter: Splitter::new(limits.clone()), limits, segment_log2: 0 };
-    let (mut messages, mut rest, mut offset) = (Vec::new(), input, 0u64);
-    while !rest.is_empty() {
-        match walk.message(rest, offset) {
-            Ok((message, after)) => {
-                offset = offset.saturating_add(message.len);
-                messages.push(message);
-                rest = after;
-            }
-            Err(error) => return (messages, Some(error.shifted(offset))),
+pub struct Inspector<'a> {
+    splitter: Splitter,
+    limits: Limits,
+    segment_log2: u8,
+    rest: &'a [u8],
+    offset: u64,
+    ended: bool,
+}
+
+impl<'a> Inspector<'a> {
+    /// Begins at the start of `input`. An empty one is a truncated message.
+    #[must_use]
+    pub fn new(input: &'a [u8], limits: &Limits) -> Self {
+        Self {
+            splitter: Splitter::new(limits.clone()),
+            limits: limits.clone(),
+            segment_log2: 0,
+            rest: input,
+            offset: 0,
+            ended: false,
         }
     }
-    let error = messages.is_empty().then_some(ParseError::Truncated { field: "magic", offset: 0, needed: 3, available: 0 });
-    (messages, error)
 }
 
-struct Walk<'l> {
-    splitter: Splitter,
-    limits: &'l Limits,
-    segment_log2: u8,
+impl<'a> Iterator for Inspector<'a> {
+    type Item = Result<Inspected<'a>, ParseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended || (self.rest.is_empty() && self.offset > 0) {
+            return None;
+        }
+        let message = self.message(self.rest, self.offset).map_err(|error| error.shifted(self.offset));
+        match &message {
+            Ok(message) => {
+                self.rest = self.rest.get(index(message.len)..).unwrap_or_default();
+                self.offset = self.offset.saturating_add(message.len);
+            }
+            Err(_) => self.ended = true,
+        }
+        Some(message)
+    }
 }
 
-impl Walk<'_> {
-    fn message<'a>(&mut self, input: &'a [u8], offset: u64) -> Result<(Inspected<'a>, &'a [u8]), ParseError> {
-        let whole = self.splitter.next(input)?.and_then(|len| input.split_at_checked(len));
+impl<'a> Inspector<'a> {
+    fn message(&mut self, input: &'a [u8], offset: u64) -> Result<Inspected<'a>, ParseError> {
+        // What begins like no message at all is told by the magic that it lacks.
+        if offset == 0 && input.first() != Some(&FOLLOW_UP) {
+            DekBlock::parse(input, &self.limits)?;
+        }
         let kind = Opening::of(input.first().copied().unwrap_or_default())?;
-        let Some((message, after)) = whole else { return Err(self.why_not_whole(input, kind)) };
+        let whole = self.splitter.next(input)?.and_then(|len| input.get(..len));
+        let Some(message) = whole else { return Err(self.why_not_whole(input, kind)) };
         let mut fields = Fields { reader: Reader::new(message, 0), offset, parts: Vec::new() };
         self.fields(kind, message, &mut fields)?;
-        Ok((Inspected { kind, offset, len: len64(message.len()), parts: fields.parts }, after))
+        Ok(Inspected { kind, offset, len: len64(message.len()), parts: fields.parts })
     }
 
     fn fields(&mut self, kind: Opening, message: &[u8], fields: &mut Fields<'_>) -> Result<(), ParseError> {
         match kind {
             Opening::Envelope => {
-                let (raw, block) = DekBlock::parse(message, self.limits)?;
+                let (raw, block) = DekBlock::parse(message, &self.limits)?;
                 fields.block(&block)?;
                 let rest = message.get(raw.len()..).unwrap_or_default();
-                let head = MessageHead::parse(&mut Reader::new(rest, len64(raw.len())), self.limits)?;
+                let head = MessageHead::parse(&mut Reader::new(rest, len64(raw.len())), &self.limits)?;
                 self.segment_log2 = head.segment_log2;
                 fields.message_head(&head)?;
             }
             Opening::FollowUp => {
-                let head = FollowUpHead::parse(&mut Reader::new(message, 0), self.limits)?;
+                let head = FollowUpHead::parse(&mut Reader::new(message, 0), &self.limits)?;
                 fields.follow_up_head(&head)?;
             }
         }
@@ -101,11 +123,11 @@ impl Walk<'_> {
     fn why_not_whole(&self, input: &[u8], kind: Opening) -> ParseError {
         let (mut reader, log2) = (Reader::new(input, 0), self.segment_log2);
         let head = match kind {
-            Opening::Envelope => DekBlock::parse(input, self.limits).and_then(|(raw, _)| {
+            Opening::Envelope => DekBlock::parse(input, &self.limits).and_then(|(raw, _)| {
                 reader.take(raw.len(), "dek block")?;
-                MessageHead::parse(&mut reader, self.limits).map(|head| head.segment_log2)
+                MessageHead::parse(&mut reader, &self.limits).map(|head| head.segment_log2)
             }),
-            Opening::FollowUp => FollowUpHead::parse(&mut reader, self.limits).map(|_| log2),
+            Opening::FollowUp => FollowUpHead::parse(&mut reader, &self.limits).map(|_| log2),
         };
         let log2 = match head {
             Ok(log2) => log2,
@@ -286,13 +308,24 @@ pub fn escape(bytes: &[u8]) -> String {
 
 /// No control character, no quote, none that turns the direction of text or takes no room.
 fn is_plain(c: char) -> bool {
-    let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
+    let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
     !c.is_control() && !hidden && c != '"' && c != '\\'
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn all<'a>(input: &'a [u8], limits: &Limits) -> (Vec<Inspected<'a>>, Option<ParseError>) {
+        let (mut messages, mut error) = (Vec::new(), None);
+        for message in Inspector::new(input, limits) {
+            match message {
+                Ok(message) => messages.push(message),
+                Err(e) => error = Some(e),
+            }
+        }
+        (messages, error)
+    }
 
     #[test]
     fn nothing_a_terminal_obeys_is_left() {
@@ -305,18 +338,18 @@ mod tests {
         let cmk = crate::Cmk::generate().unwrap();
         let mut sealer = crate::Sealer::builder().to(cmk.recipient().clone()).segment_log2(12).build().unwrap();
         let envelope = sealer.seal(b"ctx", &[1; 9000]).unwrap();
-        let (messages, error) = inspect(&envelope, &Limits::default());
+        let (messages, error) = all(&envelope, &Limits::default());
         assert_eq!(error, None);
         let parts = &messages[0].parts;
         let joined: Vec<u8> = parts.iter().flat_map(|part| part.bytes.to_vec()).collect();
         assert_eq!(joined, envelope);
         assert!(parts.windows(2).all(|w| w[0].offset + w[0].bytes.len() as u64 == w[1].offset));
         for n in 0..envelope.len() {
-            let (messages, error) = inspect(&envelope[..n], &Limits::default());
+            let (messages, error) = all(&envelope[..n], &Limits::default());
             assert!(messages.is_empty() && matches!(error, Some(ParseError::Truncated { .. })), "{n}: {error:?}");
         }
         let twice = [envelope.clone(), envelope[..200].to_vec()].concat();
-        let (messages, error) = inspect(&twice, &Limits::default());
+        let (messages, error) = all(&twice, &Limits::default());
         assert_eq!(messages.len(), 1);
         assert!(matches!(error, Some(ParseError::Truncated { offset, .. }) if offset >= envelope.len() as u64));
     }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::{
     Failure,
     args::DemoArgs,
-    fail::{Code, show},
+    fail::{Code, print_line, show},
     files::{check_size, hex},
     report::bytes,
 };
@@ -82,9 +82,9 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let costs = measure::costs()?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
-        println!("{:#}", report_json(&transfer, &outcomes, &costs, seconds));
+        print_line(&format!("{:#}", report_json(&transfer, &outcomes, &costs, seconds)))?;
     } else {
-        print!("{}", report_text(&stage, args, &transfer, &outcomes, &costs, seconds)?);
+        print_line(report_text(&stage, args, &transfer, &outcomes, &costs, seconds)?.trim_end())?;
     }
     match outcomes.iter().find(|outcome| !outcome.is_refused()) {
         Some(outcome) => Err(Failure::new(Code::CannotOpen, format!("the attack \"{}\" was not refused", outcome.name))),
@@ -215,7 +215,7 @@ fn report_text(
 /// An envelope and a follow-up, byte by byte, and what they tell an observer.
 fn anatomy(stage: &Stage) -> Result<Vec<String>, Failure> {
     let recorded = measure::recording(stage.recipient())?;
-    let (messages, _) = inspect::inspect(&recorded, &Limits::default());
+    let messages = inspect::Inspector::new(&recorded, &Limits::default()).collect::<Result<Vec<_>, _>>()?;
     let mut lines = Vec::new();
     for (message, title) in
         messages.iter().zip(["One envelope: 64 bytes of payload", "A follow-up on the same channel: 64 bytes of payload"])
