@@ -1,7 +1,10 @@
 //! Any split of a stream gives the same messages and the same error.
 #![no_main]
 use bytes::BytesMut;
-use sealwire::{ChannelOpener, Role, codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec}};
+use sealwire::{
+    ChannelOpener, Role,
+    codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec},
+};
 use sealwire_fuzz::{channel, edit, envelopes, opener};
 use tokio_util::codec::Decoder;
 
