@@ -2,6 +2,8 @@
 //! crate's own code, so that it can also write what the crate would not.
 #![allow(dead_code, reason = "every test file uses its own part of the kit")]
 
+pub mod scenarios;
+
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{AeadInOut, inout::InOutBuf},
@@ -212,7 +214,12 @@ impl Forge {
         let mut nonce = [0; 12];
         nonce[..8].copy_from_slice(&seq.to_be_bytes());
         nonce[8..].copy_from_slice(&(i * 2 + u32::from(last)).to_be_bytes());
-        let sealed = aead_seal(&self.keys().derive("sealwire v1 payload"), &nonce, aad, piece);
+        self.segment_with(&self.keys().derive("sealwire v1 payload"), &nonce, aad, piece, last)
+    }
+
+    /// A segment under any key and nonce.
+    pub fn segment_with(&self, key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], piece: &[u8], last: bool) -> Vec<u8> {
+        let sealed = aead_seal(key, nonce, aad, piece);
         let prefix = sealed.len() as u32 | if last { 1 << 31 } else { 0 };
         [&prefix.to_be_bytes()[..], &sealed].concat()
     }

@@ -1,0 +1,248 @@
+//! spec/vectors: every file is walked through every way in. A new file is a new test without an edit.
+//!
+//! `SEALWIRE_WRITE_VECTORS=1 cargo test --all-features --test vectors` writes the scenarios of `tests/kit/scenarios.rs`;
+//! otherwise the files are frozen, and a scenario that would write other bytes is a failure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use bytes::BytesMut;
+use kit::scenarios::{self, Scenario, Way};
+use sealwire::{
+    ChannelOpener, Cmk, Keyring, OpenError, Opened, Opener, ParseError, Policy, Role,
+    codec::{CodecError, OpeningCodec},
+};
+use sha2::{Digest, Sha256};
+use tokio_util::codec::Decoder;
+
+mod kit;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/vectors")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
+}
+
+/// SHA-256 over `context_len 4 ‖ context ‖ payload_len 4 ‖ payload` of everything released, in order.
+fn digest<'a>(released: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> String {
+    let mut hash = Sha256::new();
+    for (context, payload) in released {
+        for part in [context, payload] {
+            hash.update((part.len() as u32).to_be_bytes());
+            hash.update(part);
+        }
+    }
+    hex(&hash.finalize())
+}
+
+const LARGE: usize = 4096;
+
+/// A vector file: a head of `name: value` lines, an empty line, the bytes.
+fn encode(scenario: &Scenario) -> Vec<u8> {
+    let (layer, answer) = scenario.refused.unwrap_or(("-", "opens"));
+    let way = match scenario.way {
+        Way::Envelope => "envelope",
+        Way::Acceptor => "channel, read by the acceptor",
+        Way::Initiator => "channel, read by the initiator",
+    };
+    let keys: Vec<_> = scenario.keys.iter().map(|key| hex(key)).collect();
+    let released = digest(scenario.released.iter().map(|(context, payload)| (&context[..], &payload[..])));
+    let packed = scenario.bytes.len() > LARGE;
+    let mut out = format!(
+        "shows: {}\nread-as: {way}\nkeys: {}\nbinding: {}\nanswer: {answer}\nlayer: {layer}\nreleased: {}\nreleased-sha256: {released}\nbytes: {}\n\n",
+        scenario.shows,
+        keys.join(" "),
+        hex(&scenario.binding),
+        scenario.released.len(),
+        if packed { "zlib" } else { "plain" },
+    )
+    .into_bytes();
+    if packed {
+        let mut zlib = flate2::write::ZlibEncoder::new(&mut out, flate2::Compression::best());
+        zlib.write_all(&scenario.bytes).unwrap();
+        zlib.finish().unwrap();
+    } else {
+        out.extend(&scenario.bytes);
+    }
+    out
+}
+
+struct Vector {
+    name: String,
+    head: BTreeMap<String, String>,
+    bytes: Vec<u8>,
+}
+
+impl Vector {
+    fn read(path: &Path) -> Self {
+        let file = fs::read(path).unwrap();
+        let end = file.windows(2).position(|w| w == b"\n\n").unwrap();
+        let text = std::str::from_utf8(&file[..end]).unwrap();
+        let head =
+            text.lines().map(|line| line.split_once(':').unwrap()).map(|(k, v)| (k.to_owned(), v.trim().to_owned())).collect();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let mut vector = Self { name, head, bytes: file[end + 2..].to_vec() };
+        if vector.get("bytes") == "zlib" {
+            let mut plain = Vec::new();
+            flate2::read::ZlibDecoder::new(&vector.bytes[..]).read_to_end(&mut plain).unwrap();
+            vector.bytes = plain;
+        }
+        vector
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.head.get(name).unwrap_or_else(|| panic!("{}: no {name}", self.name))
+    }
+
+    fn opener(&self) -> Opener {
+        let keys = self.get("keys").split_whitespace().map(|key| Cmk::from_x25519(&unhex(key).try_into().unwrap()));
+        let policy = Policy { binding: unhex(self.get("binding")), ..Policy::default() };
+        Opener::builder(keys.collect::<Keyring>()).policy(policy).build()
+    }
+
+    fn channel(&self) -> ChannelOpener {
+        let role = match self.get("read-as") {
+            "channel, read by the acceptor" => Role::Acceptor,
+            "channel, read by the initiator" => Role::Initiator,
+            other => panic!("{}: {other}", self.name),
+        };
+        ChannelOpener::new(self.opener(), role, &unhex(self.get("binding")))
+    }
+
+    /// Holds what one way in gave against what the file says.
+    fn check(&self, way: &str, released: &[Opened], refused: Option<&OpenError>) {
+        let what = format!("{} ({way}): {refused:?}", self.name);
+        assert_eq!(released.len().to_string(), self.get("released"), "{what}");
+        let digest = digest(released.iter().map(|opened| (&opened.context[..], &opened.payload[..])));
+        assert_eq!(digest, self.get("released-sha256"), "{what}");
+        let (layer, answer) = refused.map_or(("-", "opens"), judge);
+        assert_eq!((layer, answer), (self.get("layer"), self.get("answer")), "{what}");
+    }
+}
+
+/// The layer that refused, and its answer, in the words of the vectors.
+fn judge(error: &OpenError) -> (&'static str, &'static str) {
+    let layer = |field: &str| match field {
+        "seq" | "segment_log2" | "flags" | "context_len" | "context" | "type" => "head",
+        "segment prefix" | "segment" => "segments",
+        _ => "block",
+    };
+    match error {
+        OpenError::Parse(ParseError::Truncated { field, .. }) => (layer(field), "truncated"),
+        OpenError::Parse(ParseError::Malformed { field, .. }) => (layer(field), "malformed"),
+        OpenError::Parse(ParseError::Unsupported { field, .. }) => (layer(field), "unsupported"),
+        OpenError::Parse(ParseError::LimitExceeded(_)) => ("limit", "limit"),
+        OpenError::Parse(ParseError::TrailingBytes { .. }) => ("end", "trailing"),
+        OpenError::ChannelTruncated { .. } => ("end", "truncated"),
+        OpenError::NoMatchingKey => ("key", "nokey"),
+        OpenError::HeaderMac => ("header_mac", "header_mac"),
+        OpenError::Segment { .. } => ("tag", "tag"),
+        OpenError::Content(_) => ("content", "content"),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn vectors() -> Vec<Vector> {
+    let mut paths: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_none());
+    paths.sort();
+    paths.iter().map(|path| Vector::read(path)).collect()
+}
+
+#[test]
+fn every_file_through_every_way_in() {
+    for vector in vectors() {
+        if vector.get("read-as") == "envelope" {
+            let whole = vector.opener().open(&vector.bytes);
+            let in_place = vector.opener().open_in_place(BytesMut::from(&vector.bytes[..]));
+            for (way, result) in [("one-shot", whole), ("in place", in_place)] {
+                let released: Vec<_> = result.iter().cloned().collect();
+                vector.check(way, &released, result.as_ref().err());
+            }
+        } else {
+            through_channel(&vector, usize::MAX);
+            // A byte at a time is quadratic in what waits for its end; large ones go in pieces.
+            through_channel(&vector, if vector.bytes.len() > 20_000 { 997 } else { 1 });
+        }
+    }
+}
+
+/// The sans-I/O channel, and the codec over it.
+fn through_channel(vector: &Vector, piece: usize) {
+    let (mut channel, mut codec) = (vector.channel(), OpeningCodec::from(vector.channel()));
+    let (mut input, mut buffer) = (BytesMut::new(), BytesMut::new());
+    let (mut got, mut decoded) = (Vec::new(), Vec::new());
+    let (mut refused, mut failed) = (None, None);
+    for piece in vector.bytes.chunks(piece.min(vector.bytes.len().max(1))) {
+        input.extend_from_slice(piece);
+        buffer.extend_from_slice(piece);
+        while let (None, Some(result)) = (&refused, channel.next(&mut input).transpose()) {
+            result.map_or_else(|error| refused = Some(error), |opened| got.push(opened));
+        }
+        while let (None, Some(result)) = (&failed, codec.decode(&mut buffer).transpose()) {
+            result.map_or_else(|error| failed = Some(error), |opened| decoded.push(opened));
+        }
+    }
+    let refused = refused.or_else(|| channel.end(&input).err());
+    if failed.is_none() {
+        loop {
+            match codec.decode_eof(&mut buffer) {
+                Ok(Some(opened)) => decoded.push(opened),
+                Ok(None) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+    }
+    vector.check(&format!("channel by {piece}"), &got, refused.as_ref());
+    let failed = failed.map(|error| match error {
+        CodecError::Open(error) => error,
+        other => panic!("{}: {other:?}", vector.name),
+    });
+    vector.check(&format!("codec by {piece}"), &decoded, failed.as_ref());
+}
+
+/// The files are what the scenarios write: deterministic, and frozen.
+#[test]
+fn files_are_frozen() {
+    let write = std::env::var_os("SEALWIRE_WRITE_VECTORS").is_some();
+    let scenarios = scenarios::all();
+    for scenario in &scenarios {
+        let path = folder().join(&scenario.name);
+        let encoded = encode(scenario);
+        if write {
+            fs::create_dir_all(folder()).unwrap();
+            fs::write(&path, &encoded).unwrap();
+            continue;
+        }
+        let vector = Vector::read(&path);
+        // Compressors may differ in how they pack; what is packed may not.
+        assert_eq!(vector.bytes, scenario.bytes, "{}", scenario.name);
+        let head =
+            |file: &[u8]| file.split(|b| *b == b'\n').take_while(|line| !line.is_empty()).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(head(&fs::read(&path).unwrap()), head(&encoded), "{}", scenario.name);
+    }
+}
+
+/// As many as the best kit of this kind and more, most of them negative, one scenario a file.
+#[test]
+fn the_kit_is_large_and_mostly_negative() {
+    let all = vectors();
+    let negative = all.iter().filter(|vector| vector.get("answer") != "opens").count();
+    assert!(all.len() >= 300, "{}", all.len());
+    assert!(negative * 100 >= all.len() * 85, "{negative} of {}", all.len());
+    let different: BTreeSet<_> = all.iter().map(|vector| (vector.bytes.clone(), vector.head.clone())).collect();
+    assert_eq!(different.len(), all.len(), "two files show the same");
+}
