@@ -1,10 +1,13 @@
 //! What the targets share: genuine messages, and edits that an input makes to them, since plain bytes would never get past
 //! header_mac.
 
-use std::sync::OnceLock;
+pub mod slow;
+pub mod targets;
+
+use std::{fs, io::Read, path::Path, sync::OnceLock};
 
 use bytes::BytesMut;
-use sealwire::{ChannelSealer, Cmk, HintMode, Keyring, Opener, Reuse, Role, Sealer};
+use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Keyring, Opener, Policy, Reuse, Role, Sealer};
 
 /// The receiver. It keeps opened DEKs, so that a genuine block costs its Diffie-Hellman once and not once a run.
 pub fn opener() -> Opener {
@@ -45,6 +48,75 @@ pub fn channel() -> &'static [u8] {
         }
         channel.seal_last(b"", b"", &mut out).unwrap();
         out.to_vec()
+    })
+}
+
+/// The messages of one of two genuine channels, each with payloads of 0, 1, 2 … bytes, and a notice.
+pub fn pieces(which: usize) -> &'static Vec<Vec<u8>> {
+    static MADE: OnceLock<[Vec<Vec<u8>>; 2]> = OnceLock::new();
+    &MADE.get_or_init(|| {
+        [0, 1].map(|_| {
+            let sealer = sealer().reuse(Reuse { messages: 2, ..Reuse::default() }).build().unwrap();
+            let mut channel = ChannelSealer::new(sealer, Role::Initiator, b"");
+            (0..7usize)
+                .map(|len| {
+                    let mut out = BytesMut::new();
+                    if len < 6 {
+                        channel.seal(b"", &vec![7; len], &mut out).unwrap();
+                    } else {
+                        channel.finish(&mut out).unwrap();
+                    }
+                    out.to_vec()
+                })
+                .collect()
+        })
+    })[which]
+}
+
+/// A file of spec/vectors.
+pub struct Vector {
+    pub is_envelope: bool,
+    pub keys: Vec<[u8; 32]>,
+    pub binding: Vec<u8>,
+    pub bytes: Vec<u8>,
+}
+
+impl Vector {
+    fn read(path: &Path) -> Option<Self> {
+        let file = fs::read(path).ok()?;
+        let end = file.windows(2).position(|w| w == b"\n\n")?;
+        let head = std::str::from_utf8(&file[..end]).ok()?;
+        let get = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let hex = |text: &str| {
+            (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect::<Vec<u8>>()
+        };
+        let mut bytes = file[end + 2..].to_vec();
+        if get("bytes:")? == "zlib" {
+            let mut plain = Vec::new();
+            flate2::read::ZlibDecoder::new(&bytes[..]).read_to_end(&mut plain).ok()?;
+            bytes = plain;
+        }
+        let keys = get("keys:")?.split_whitespace().map(|key| hex(key).try_into().unwrap()).collect();
+        Some(Self { is_envelope: get("read-as:")? == "envelope", keys, binding: hex(get("binding:")?), bytes })
+    }
+
+    /// A reader with the vector's keys. It keeps no DEKs: what was opened before must not decide.
+    pub fn opener(&self) -> Opener {
+        let policy = Policy { binding: self.binding.clone(), ..Policy::default() };
+        let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
+        Opener::builder(self.keys.iter().map(Cmk::from_x25519).collect()).policy(policy).cache(cache).build()
+    }
+}
+
+/// All of spec/vectors, in the order of their names.
+pub fn vectors() -> &'static [Vector] {
+    static READ: OnceLock<Vec<Vector>> = OnceLock::new();
+    READ.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = [root.join("spec/vectors"), root.join("../spec/vectors")].into_iter().find(|path| path.exists()).unwrap();
+        let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths.iter().filter_map(|path| Vector::read(path)).collect()
     })
 }
 

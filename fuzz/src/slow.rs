@@ -1,0 +1,181 @@
+//! A slow, obvious reader of one message, for the fuzzer: spec/format.md from top to bottom, with the primitives' crates
+//! and none of sealwire's code.
+
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit,
+    aead::{Aead, Payload},
+};
+use hkdf::{
+    Hkdf,
+    hmac::{Hmac, Mac},
+};
+use sha2::{Digest, Sha256};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+/// Takes `n` bytes off the front.
+fn take<'a>(input: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+    let (head, rest) = input.split_at_checked(n)?;
+    *input = rest;
+    Some(head)
+}
+
+fn number(input: &mut &[u8], n: usize) -> Option<u64> {
+    take(input, n).map(|bytes| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+}
+
+fn extract(salt: &[u8], ikm: &[u8]) -> Vec<u8> {
+    Hkdf::<Sha256>::extract(Some(salt), ikm).0.to_vec()
+}
+
+fn expand(prk: &[u8], info: &[u8], len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    Hkdf::<Sha256>::from_prk(prk).unwrap().expand(info, &mut out).unwrap();
+    out
+}
+
+fn aead_open(key: &[u8], nonce: &[u8], aad: &[u8], msg: &[u8]) -> Option<Vec<u8>> {
+    let nonce: [u8; 12] = nonce.try_into().unwrap();
+    ChaCha20Poly1305::new(key.try_into().unwrap()).decrypt(&nonce.into(), Payload { msg, aad }).ok()
+}
+
+/// Section 6.1, backwards.
+fn unwrap(secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<Vec<u8>> {
+    let secret = StaticSecret::from(*secret);
+    let public = PublicKey::from(&secret).to_bytes();
+    let enc: [u8; 32] = enc.try_into().unwrap();
+    let dh = secret.diffie_hellman(&PublicKey::from(enc));
+    if dh.as_bytes() == &[0; 32] {
+        return None;
+    }
+    let kem = b"KEM\x00\x20";
+    let suite = b"HPKE\x00\x20\x00\x01\x00\x03";
+    let label = |suite: &[u8], label: &[u8], ikm: &[u8]| [b"HPKE-v1", suite, label, ikm].concat();
+    let sized = |len: u8, suite: &[u8], name: &[u8], info: &[u8]| [&[0, len][..], b"HPKE-v1", suite, name, info].concat();
+    let eae = extract(b"", &label(kem, b"eae_prk", dh.as_bytes()));
+    let shared = expand(&eae, &sized(32, kem, b"shared_secret", &[enc, public].concat()), 32);
+    let psk = extract(b"", &label(suite, b"psk_id_hash", b""));
+    let info = extract(b"", &label(suite, b"info_hash", b"sealwire v1 dek\x01"));
+    let context = [&[0][..], &psk, &info].concat();
+    let secret = extract(&shared, &label(suite, b"secret", b""));
+    let key = expand(&secret, &sized(32, suite, b"key", &context), 32);
+    aead_open(&key, &expand(&secret, &sized(12, suite, b"base_nonce", &context), 12), b"", wrapped)
+}
+
+/// Context and payload of an envelope, or nothing.
+pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut input = bytes;
+    // 3.1
+    let whole = input;
+    (take(&mut input, 4)? == b"SWE\x01").then_some(())?;
+    let block_len = number(&mut input, 4)? as usize;
+    (block_len <= 131_072 && block_len <= whole.len() && block_len >= 69).then_some(())?;
+    let (raw, message) = whole.split_at(block_len);
+    let mut block = &raw[8..];
+    let (suite, options) = (number(&mut block, 1)?, number(&mut block, 1)?);
+    // Suites 2 to 4 and sender proofs are not built; options 3.2.
+    (suite == 1 && options & 0b1111_0100 == 0 && options & 3 != 3).then_some(())?;
+    let (slots, externals) = (number(&mut block, 2)?, number(&mut block, 1)?);
+    (slots + externals > 0 && slots <= 1024 && externals <= 4 && (slots > 0 || options == 0)).then_some(())?;
+    (number(&mut block, 8)? <= 253_402_300_799).then_some(())?;
+    let salt = take(&mut block, 16)?;
+    let own = options & 8 != 0;
+    let shared = if own || slots == 0 { None } else { Some(take(&mut block, 32)?) };
+    let mut found = Vec::new();
+    for _ in 0..slots {
+        let hint = take(&mut block, 4)?;
+        let enc = if own { take(&mut block, 32)? } else { shared? };
+        found.push((hint, enc, take(&mut block, 48)?));
+        (options & 3 != 0 || hint == [0; 4]).then_some(())?;
+    }
+    // 3.4
+    for _ in 0..externals {
+        let n = number(&mut block, 1)? as usize;
+        let provider = take(&mut block, n)?;
+        ((1..=32).contains(&n) && provider.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))).then_some(())?;
+        let n = number(&mut block, 2)? as usize;
+        let key_ref = take(&mut block, n)?;
+        (n <= 2048 && std::str::from_utf8(key_ref).is_ok()).then_some(())?;
+        let n = number(&mut block, 2)? as usize;
+        take(&mut block, n)?;
+        (1..=6144).contains(&n).then_some(())?;
+    }
+    let mac = take(&mut block, 32)?;
+    block.is_empty().then_some(())?;
+    // 4.1
+    let mut rest = message;
+    let seq = take(&mut rest, 8)?;
+    let (log2, flags) = (number(&mut rest, 1)?, number(&mut rest, 1)?);
+    ((12..=24).contains(&log2) && flags & !2 == 0).then_some(())?;
+    let n = number(&mut rest, 2)? as usize;
+    (n <= 8192).then_some(())?;
+    let context = take(&mut rest, n)?;
+    let head = &message[..12 + n];
+    // 5.2
+    let mut segments = Vec::new();
+    let mut total = 0;
+    loop {
+        let prefix = number(&mut rest, 4)?;
+        let (last, len) = (prefix >> 31 == 1, (prefix & 0x7fff_ffff) as usize);
+        (len >= 16 && len - 16 <= 1 << log2 && (last || len - 16 == 1 << log2)).then_some(())?;
+        (!last || len > 16 || segments.is_empty()).then_some(())?;
+        total += len - 16;
+        (total <= 16 << 20).then_some(())?;
+        segments.push((last, take(&mut rest, len)?));
+        if last {
+            break;
+        }
+    }
+    rest.is_empty().then_some(())?;
+    // 6.4
+    let prk = find(keys, &found, options & 3, salt, raw, mac)?;
+    let key = expand(&prk, b"sealwire v1 payload\x01", 32);
+    let mut plain = Vec::new();
+    for (i, (last, body)) in segments.iter().enumerate() {
+        let nonce = [seq, &(i as u32 * 2 + u32::from(*last)).to_be_bytes()].concat();
+        let aad = if i == 0 { [head, binding].concat() } else { Vec::new() };
+        plain.extend(aead_open(&key, &nonce, &aad, body)?);
+    }
+    if flags & 2 != 0 {
+        plain = unpad(&plain)?;
+    }
+    Some((context.to_vec(), plain))
+}
+
+/// Section 6.4, with at most 64 trials.
+fn find(keys: &[[u8; 32]], slots: &[(&[u8], &[u8], &[u8])], mode: u64, salt: &[u8], raw: &[u8], mac: &[u8]) -> Option<Vec<u8>> {
+    let mut trials = 0;
+    for secret in keys {
+        let public = PublicKey::from(&StaticSecret::from(*secret)).to_bytes();
+        let fingerprint = Sha256::digest([&b"sealwire v1 key\x00\x20"[..], &public].concat());
+        let rotating = Sha256::digest([&b"sealwire v1 hint"[..], salt, &fingerprint].concat());
+        let mut tried = Vec::new();
+        for (hint, enc, wrapped) in slots {
+            if (mode == 1 && hint != &&rotating[..4]) || (mode == 2 && hint != &&fingerprint[..4]) {
+                continue;
+            }
+            if !tried.contains(enc) {
+                tried.push(enc);
+                trials += 1;
+                (trials <= 64).then_some(())?;
+            }
+            let Some(dek) = unwrap(secret, enc, wrapped) else { continue };
+            let prk = extract(salt, &dek);
+            let mut check = Hmac::<Sha256>::new_from_slice(&expand(&prk, b"sealwire v1 header\x01", 32)).unwrap();
+            check.update(&raw[..raw.len() - 32]);
+            if check.finalize().into_bytes()[..] == *mac {
+                return Some(prk);
+            }
+        }
+    }
+    None
+}
+
+/// Section 8.
+fn unpad(plain: &[u8]) -> Option<Vec<u8>> {
+    let (rest, len) = plain.split_last_chunk::<8>()?;
+    let len = usize::try_from(u64::from_be_bytes(*len)).ok().filter(|len| *len <= rest.len())?;
+    let n = len + 8;
+    let e = n.ilog2();
+    let z = e.saturating_sub(e.ilog2() + 1);
+    (n.next_multiple_of(1 << z) == plain.len() && rest[len..].iter().all(|b| *b == 0)).then(|| rest[..len].to_vec())
+}

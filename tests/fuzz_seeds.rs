@@ -1,0 +1,47 @@
+//! The seeds of the fuzzers, replayed without one: every input that a target starts from, or once failed on.
+
+use std::{fs, path::Path};
+
+#[path = "../fuzz/src/lib.rs"]
+#[allow(dead_code, reason = "the whole of it is the fuzzers'")]
+mod fuzz;
+
+use fuzz::targets;
+
+fn replay(name: &str, target: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+    let mut seeds: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    seeds.sort();
+    assert!(seeds.len() >= 3, "{name}");
+    for seed in seeds {
+        target(&fs::read(seed).unwrap());
+    }
+}
+
+#[test]
+fn seeds() {
+    let all: [(&str, fn(&[u8])); 9] = [
+        ("block", targets::block),
+        ("envelope", targets::envelope),
+        ("codec", targets::codec),
+        ("open", targets::open),
+        ("operations", targets::operations),
+        ("keyfile", targets::keyfile),
+        ("pem", targets::pem),
+        ("inspect", targets::inspect),
+        ("reference", targets::reference),
+    ];
+    for (name, target) in all {
+        replay(name, target);
+    }
+}
+
+/// The slow reader agrees with us on every vector as it is, so that what fuzzing finds are edits.
+#[test]
+fn the_slow_reader_reads_the_vectors() {
+    let count = fuzz::vectors().iter().filter(|vector| vector.is_envelope).count();
+    assert!(count > 200);
+    for index in 0..count as u16 {
+        targets::reference(&index.to_be_bytes());
+    }
+}
