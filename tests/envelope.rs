@@ -426,6 +426,70 @@ fn peers_are_told_one_word() {
     assert!(said(1, &mac[..40]).contains("truncated"));
 }
 
+/// Proves ERR-2: what is wrong with the bytes is told whatever the keys, and keys before tags.
+#[test]
+fn the_order_of_judging() {
+    let good = Forge::to(&[key(1)]).envelope(0, 0, b"ctx", b"payload");
+    let mut broken = good.clone();
+    broken[9] ^= 3; // another hint mode: header_mac would not hold either
+    *broken.last_mut().unwrap() ^= 1;
+    let says = |i, bytes: &[u8]| opener(i).open(bytes).unwrap_err();
+    for i in [1, 2] {
+        assert!(matches!(says(i, &broken[..broken.len() - 1]), OpenError::Parse(ParseError::Truncated { .. })));
+        assert!(matches!(says(i, &[&broken[..], b"x"].concat()), OpenError::Parse(ParseError::TrailingBytes { .. })));
+    }
+    assert!(matches!(says(2, &broken), OpenError::NoMatchingKey));
+    let mut mac_and_tag = good;
+    mac_and_tag[152] ^= 1;
+    *mac_and_tag.last_mut().unwrap() ^= 1;
+    assert!(matches!(says(1, &mac_and_tag), OpenError::HeaderMac));
+}
+
+/// spec/example.md, whose values the second implementation computed: ours and the kit's are the same.
+#[test]
+fn the_worked_example() {
+    let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/example.md")).unwrap();
+    let value = |name: &str| -> Vec<u8> {
+        let (_, rest) = text.split_once(&format!("\n{name} = ")).unwrap_or_else(|| panic!("{name}"));
+        let digits: String = rest
+            .split("\n\n")
+            .next()
+            .unwrap()
+            .lines()
+            .take_while(|l| !l.contains(" = ") || l == &rest.lines().next().unwrap())
+            .collect();
+        let digits: Vec<char> = digits.chars().filter(char::is_ascii_hexdigit).collect();
+        digits.chunks(2).map(|c| u8::from_str_radix(&c.iter().collect::<String>(), 16).unwrap()).collect()
+    };
+    let fixed = |name: &str| -> [u8; 32] { value(name).try_into().unwrap() };
+    let secret = fixed("secret key");
+    let mut stream = [value("DEK"), value("salt"), value("ephemeral secret")].concat().into_iter();
+    let clock = Arc::new(AtomicU64::new(u64::from_be_bytes(value("created_at").try_into().unwrap())));
+    let cmk = Cmk::from_x25519(&secret);
+    assert_eq!(cmk.recipient().public_key()[..], value("public key"));
+    let builder = Sealer::builder().to(cmk.recipient().clone()).testing_clock(clock);
+    let mut sealer = builder.testing_entropy(move |out| out.fill_with(|| stream.next().unwrap())).build().unwrap();
+    let envelope = sealer.seal(&value("context"), &value("payload")).unwrap();
+    assert_eq!(envelope, value("envelope"));
+    let opened = open(&envelope, &Keyring::from(cmk)).unwrap();
+    assert_eq!((opened.payload.to_vec(), opened.context.to_vec()), (value("payload"), value("context")));
+    let keys = kit::Keys::new(&value("salt").try_into().unwrap(), &fixed("DEK"));
+    for (name, label) in [("payload_key", "payload"), ("header_key", "header"), ("dek_commitment", "commit"), ("chain", "chain")]
+    {
+        assert_eq!(keys.derive(&format!("sealwire v1 {label}"))[..], value(name), "{name}");
+    }
+    let (commitment, chain) =
+        sealwire::testing::commitment_and_chain(Suite::X25519ChaCha20Poly1305, &value("salt").try_into().unwrap(), &fixed("DEK"))
+            .unwrap();
+    assert_eq!((commitment.to_vec(), chain.to_vec()), (value("dek_commitment"), value("chain")));
+    let public: [u8; 32] = value("public key").try_into().unwrap();
+    assert_eq!(kit::fingerprint(&public)[..], value("fingerprint"));
+    assert_eq!(kit::rotating_hint(&value("salt").try_into().unwrap(), &public)[..], value("hint"));
+    assert_eq!(kit::wrap(&fixed("ephemeral secret"), &public, &fixed("DEK")), value("wrapped_dek"));
+    assert_eq!(envelope[121..153], value("header_mac"));
+    assert_eq!(envelope[153..153 + 22], value("AAD of segment 0"));
+}
+
 /// Proves WRAP-5: every block, and every slot with an enc of its own, has a new ephemeral key.
 #[test]
 fn ephemerals_are_used_once() {

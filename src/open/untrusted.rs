@@ -28,7 +28,7 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Takes an envelope apart, to its last byte.
+    /// Takes an envelope apart, to its last byte; all of this comes before any key. [ERR-2]
     ///
     /// # Errors
     /// [`ParseError`]: everything that can be refused without a key, trailing bytes and channel messages included.
