@@ -20,8 +20,8 @@ fn replay(name: &str, target: fn(&[u8])) {
 
 #[test]
 fn seeds() {
-    let all: [(&str, fn(&[u8])); 9] = [
-        ("block", targets::block),
+    for (name, target) in [
+        ("block", targets::block as fn(&[u8])),
         ("envelope", targets::envelope),
         ("codec", targets::codec),
         ("open", targets::open),
@@ -30,8 +30,7 @@ fn seeds() {
         ("pem", targets::pem),
         ("inspect", targets::inspect),
         ("reference", targets::reference),
-    ];
-    for (name, target) in all {
+    ] {
         replay(name, target);
     }
 }

@@ -87,8 +87,11 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap_or_default()).collect()
 }
 
+/// Contexts and payloads, in order.
+type Released = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What one side says of some bytes: what it released, and why it stopped.
-type Said = (Vec<(Vec<u8>, Vec<u8>)>, Option<String>);
+type Said = (Released, Option<String>);
 
 fn category(error: &OpenError) -> &'static str {
     match error {
@@ -234,7 +237,7 @@ impl Dice {
     }
 
     /// Sealed by us: the bytes, and what must come out.
-    fn seal(&self, rng: &mut TestRng) -> Result<(Case, Vec<(Vec<u8>, Vec<u8>)>), Failed> {
+    fn seal(&self, rng: &mut TestRng) -> Result<(Case, Released), Failed> {
         let n = if self.role.is_some() { 1 + rng.below(5) } else { 1 };
         let payloads: Vec<_> = (0..n).map(|_| Self::payload(rng)).collect();
         let sent = payloads.iter().map(|payload| (self.context.clone(), payload.clone())).collect();
@@ -260,7 +263,7 @@ impl Dice {
     }
 
     /// Sealed by the reference.
-    fn ask_to_seal(&self, rng: &mut TestRng, reference: &mut Reference) -> Result<(Case, Vec<(Vec<u8>, Vec<u8>)>), Failed> {
+    fn ask_to_seal(&self, rng: &mut TestRng, reference: &mut Reference) -> Result<(Case, Released), Failed> {
         let to: Vec<_> = self.secrets.iter().map(|secret| hex(Cmk::from_x25519(secret).recipient().public_key())).collect();
         let hints = format!("{:?}", self.hints).to_lowercase();
         let mut question = json!({

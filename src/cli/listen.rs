@@ -1,20 +1,9 @@
 //! The receiving side of a transfer (spec/transfer.md): greets, opens, stores, and only then acknowledges.
 
-use std::{
-    collections::HashMap,
-    future::poll_fn,
-    io::{self, BufWriter, Stdout, Write},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::json;
-use tempfile::NamedTempFile;
 use tokio::{
     io::AsyncWriteExt,
     net::{
@@ -29,10 +18,10 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 use super::{
     Failure,
     args::ListenArgs,
-    fail::{Code, note, show},
-    io::{is_dash, new_temporary, sync_folder},
+    fail::{Code, note},
     keys::read_keyring,
     report::{bytes, peak_memory},
+    store::Store,
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
@@ -40,7 +29,7 @@ use crate::{
     open::{CachePolicy, OpenError, Opened, Opener, Policy},
     platform::Entropy,
     seal::Sealer,
-    transfer::{Answer, GREETING_LEN, Request, safe_name},
+    transfer::{Answer, GREETING_LEN, Request},
     wire::inspect::escape,
 };
 
@@ -248,129 +237,11 @@ pub(super) async fn next_message(channel: &mut FramedRead<OwnedReadHalf, Opening
 }
 
 /// Why a connection stops before its end.
-enum Stop {
+pub(super) enum Stop {
     /// The peer, or the network.
     Peer(Failure),
     /// We could not store what it sent.
     Store { what: &'static str, error: io::Error },
-}
-
-/// Where messages go.
-#[derive(Clone)]
-enum Store {
-    Folder(Arc<Folder>),
-    Stdout(Arc<Mutex<Sink>>),
-}
-
-struct Folder {
-    path: PathBuf,
-    /// Where to go on looking for a free name, for names that came more than once.
-    taken: Mutex<HashMap<String, u32>>,
-}
-
-struct Sink {
-    out: BufWriter<Stdout>,
-    broken: bool,
-}
-
-impl Store {
-    fn new(out: &Path) -> Result<Self, Failure> {
-        if is_dash(out) {
-            let out = BufWriter::with_capacity(64 * 1024, io::stdout());
-            return Ok(Self::Stdout(Arc::new(Mutex::new(Sink { out, broken: false }))));
-        }
-        let failed = |error: io::Error| Failure::io(show(out), &error);
-        std::fs::create_dir_all(out).map_err(failed)?;
-        // Told now rather than after a file has crossed the network.
-        new_temporary(out).map_err(failed)?;
-        Ok(Self::Folder(Arc::new(Folder { path: out.to_owned(), taken: Mutex::default() })))
-    }
-
-    /// Delivers one message; a file is on the disk under its final name when this returns.
-    async fn take(&self, request: Request, number: u64) -> Result<u64, Stop> {
-        let (name, content, ended) = match request {
-            Request::Hello { .. } => {
-                return Err(Stop::Peer(Failure::new(Code::Malformed, "a second first message")));
-            }
-            Request::File { name, content } => (safe_name(&name).into_owned(), content, false),
-            Request::Line { ended, content } => (format!("line-{:06}", number + 1), content, ended),
-        };
-        let len = content.len() as u64;
-        match self {
-            Self::Folder(folder) => {
-                let folder = folder.clone();
-                let stored = tokio::task::spawn_blocking(move || folder.store(&name, &content)).await;
-                let stored = stored.unwrap_or_else(|error| Err(io::Error::other(error)));
-                stored.map_err(|error| Stop::Store { what: "storing", error })?;
-            }
-            Self::Stdout(sink) => {
-                let written = tokio::task::block_in_place(|| write_out(sink, &content, ended));
-                written.map_err(|error| Stop::Store { what: "standard output", error })?;
-            }
-        }
-        Ok(len)
-    }
-
-    fn flush(&self) -> Result<(), Stop> {
-        let Self::Stdout(sink) = self else { return Ok(()) };
-        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let flushed = tokio::task::block_in_place(|| sink.out.flush());
-        sink.broken |= flushed.is_err();
-        flushed.map_err(|error| Stop::Store { what: "standard output", error })
-    }
-
-    fn is_broken(&self) -> bool {
-        match self {
-            Self::Folder(_) => false,
-            Self::Stdout(sink) => sink.lock().unwrap_or_else(PoisonError::into_inner).broken,
-        }
-    }
-}
-
-fn write_out(sink: &Mutex<Sink>, content: &Bytes, ended: bool) -> io::Result<()> {
-    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-    let written = sink.out.write_all(content).and_then(|()| if ended { sink.out.write_all(b"\n") } else { Ok(()) });
-    sink.broken |= written.is_err();
-    written
-}
-
-impl Folder {
-    /// Names remembered; past that the search begins anew.
-    const NAMES: usize = 100_000;
-
-    /// Writes a file that appears whole, under a name that nothing had, and lasts. [XFR-3] [XFR-7]
-    fn store(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let mut temporary = new_temporary(&self.path)?;
-        temporary.write_all(content)?;
-        temporary.as_file().sync_all()?;
-        let path = self.persist(temporary, name)?;
-        sync_folder(&path)
-    }
-
-    /// Gives it the first of `name`, `name.2`, `name.3` … that nothing has.
-    fn persist(&self, mut temporary: NamedTempFile, name: &str) -> io::Result<PathBuf> {
-        let known = |taken: &Mutex<HashMap<String, u32>>| taken.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
-        for n in known(&self.taken).unwrap_or(1).. {
-            let path = self.path.join(if n == 1 { name.to_owned() } else { format!("{name}.{n}") });
-            match temporary.persist_noclobber(&path) {
-                Ok(_) => {
-                    self.remember(name, n);
-                    return Ok(path);
-                }
-                Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => temporary = error.file,
-                Err(error) => return Err(error.error),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    fn remember(&self, name: &str, n: u32) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.len() >= Self::NAMES {
-            taken.clear();
-        }
-        taken.insert(name.to_owned(), n.saturating_add(1));
-    }
 }
 
 /// What is told on standard error.

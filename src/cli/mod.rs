@@ -6,6 +6,7 @@
 //! io.rs        input, and output that appears whole or not at all
 //! send.rs      the sending side of a transfer
 //! listen.rs    the receiving side
+//! store.rs     where it puts what it takes
 //! demo.rs      both as two processes, with an attacker between them
 //! fail.rs      exit codes
 //! ```
@@ -19,6 +20,7 @@ mod keys;
 mod listen;
 mod report;
 mod send;
+mod store;
 
 use std::process::ExitCode;
 

@@ -6,6 +6,7 @@
 mod cache;
 mod error;
 mod policy;
+mod search;
 pub mod untrusted;
 
 use std::{borrow::Cow, fmt, sync::Arc};
@@ -13,18 +14,16 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    crypto::{
-        hpke::{self, MessageKey, Setting},
-        schedule::Schedule,
-    },
-    keys::{Candidate, DecapsulateError, Dek, Fingerprint, Keyring},
+    crypto::schedule::Schedule,
+    keys::{Dek, Fingerprint, Keyring},
     payload::{Segments, ZeroizeAll, unpadded_len},
     platform::Clock,
-    wire::{Aead, DekBlock, Kem, LimitExceeded, ParseError},
+    wire::{Aead, DekBlock, Kem, ParseError},
 };
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, Policy};
+use search::{Search, verify};
 use untrusted::Message;
 
 /// Opens one envelope with the keys of `with`, under the default [`Policy`].
@@ -297,7 +296,7 @@ impl Opener {
 
     /// Tries slots and keys until a candidate DEK makes header_mac hold.
     fn search(&self, raw: &[u8], block: &DekBlock<'_>) -> Result<Unlocked, OpenError> {
-        let mut search = Search { raw, block, trials: 0, limit: self.0.policy.limits.trials, failure: OpenError::NoMatchingKey };
+        let mut search = Search::new(raw, block, self.0.policy.limits.trials);
         // [WRAP-7]
         for candidate in self.0.keyring.candidates(block) {
             if let Some(unlocked) = search.try_key(&candidate)? {
@@ -368,61 +367,4 @@ impl<'a> NeedsDek<'a> {
         let unlocked = opener.unlock_with(message.raw_block, &message.block, &dek)?;
         Ok(Ready { opener, message, unlocked })
     }
-}
-
-/// The search for a DEK, and what it may cost.
-struct Search<'a> {
-    raw: &'a [u8],
-    block: &'a DekBlock<'a>,
-    trials: u64,
-    limit: u64,
-    failure: OpenError,
-}
-
-impl Search<'_> {
-    /// Tries one key on the slots whose hint is its own. Slots with the same enc cost one decapsulation together.
-    fn try_key(&mut self, candidate: &Candidate) -> Result<Option<Unlocked>, OpenError> {
-        let mut tried: Vec<(&[u8], Option<MessageKey>)> = Vec::new();
-        let shared: Option<&[u8]> = self.block.enc.map(|enc| &enc[..]);
-        for slot in self.block.slots.iter().filter(|slot| candidate.hint.is_none_or(|hint| hint == slot.hint)) {
-            let enc = shared.unwrap_or(slot.enc);
-            let at = match tried.iter().position(|(known, _)| *known == enc) {
-                Some(at) => at,
-                None => {
-                    tried.push((enc, self.decapsulate(candidate, enc)?));
-                    tried.len() - 1
-                }
-            };
-            let Some(key) = &tried[at].1 else { continue };
-            let Ok(dek) = hpke::unwrap(key, slot.wrapped_dek) else { continue };
-            // [KEY-2]
-            match verify(self.raw, self.block, &Dek(dek), Some(candidate.key.recipient().fingerprint())) {
-                Some(unlocked) => return Ok(Some(unlocked)),
-                None => self.failure = OpenError::HeaderMac,
-            }
-        }
-        Ok(None)
-    }
-
-    fn decapsulate(&mut self, candidate: &Candidate, enc: &[u8]) -> Result<Option<MessageKey>, OpenError> {
-        self.trials = self.trials.saturating_add(1);
-        // [WRAP-6]
-        LimitExceeded::check("trials", self.trials, self.limit).map_err(ParseError::from)?;
-        match candidate.key.decapsulate(enc) {
-            Ok(shared) => Ok(Setting::dek(self.block.suite).key(&shared).ok()),
-            Err(DecapsulateError::Refused) => Ok(None),
-            Err(unavailable @ DecapsulateError::Unavailable(_)) => {
-                self.failure = OpenError::KeyUnavailable(Arc::new(unavailable));
-                Ok(None)
-            }
-        }
-    }
-}
-
-/// A DEK is the block's only if header_mac says so. [KEY-1]
-fn verify(raw: &[u8], block: &DekBlock<'_>, dek: &Dek, key: Option<Fingerprint>) -> Option<Unlocked> {
-    let schedule = Schedule::new(block.suite, block.salt, &dek.0).ok()?;
-    let (covered, mac) = raw.split_last_chunk::<32>()?;
-    schedule.verify_header(covered, mac).ok()?;
-    Some(Unlocked { schedule, created_at: block.created_at, salt: *block.salt, header_mac: *mac, key })
 }

@@ -11,23 +11,29 @@
 pub mod batch;
 mod block;
 mod error;
+mod external;
 mod head;
 pub mod inspect;
 
 pub mod layout;
 mod limits;
+mod options;
 mod read;
 mod segment;
+mod slot;
 mod split;
 mod suite;
 
-pub use block::{DekBlock, External, Externals, HintMode, Options, Slot, SlotLayout, Slots};
+pub use block::DekBlock;
 pub use error::{LimitExceeded, ParseError};
+pub use external::{External, Externals};
 pub(crate) use head::check_context;
 pub use head::{Flags, FollowUpHead, MessageHead, Opening};
 pub use limits::Limits;
+pub use options::{HintMode, Options};
 pub use read::Reader;
 pub use segment::{MAX_SEGMENTS, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, SegmentPlan, SegmentPrefix, TAG_LEN};
+pub use slot::{Slot, SlotLayout, Slots};
 pub use split::Splitter;
 pub use suite::{Aead, Kem, Suite};
 

@@ -1,0 +1,120 @@
+//! One DEK in use: messages under it, each with the next `seq`.
+
+use bytes::{BufMut, BytesMut};
+
+use super::SealError;
+use crate::{
+    crypto::{Secret32, schedule::Schedule},
+    payload::{Plaintext, Segments},
+    platform::Moment,
+    wire::{Flags, FollowUpHead, MessageHead, SegmentPlan, len64},
+};
+
+/// How a message begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lead {
+    Envelope,
+    FollowUp,
+}
+
+/// What a message says about itself, apart from its bytes.
+pub(crate) struct Message<'a> {
+    pub(crate) lead: Lead,
+    pub(crate) flags: Flags,
+    pub(crate) context: &'a [u8],
+    pub(crate) chain: Option<&'a Secret32>,
+    pub(crate) binding: &'a [u8],
+}
+
+/// One DEK in use: its block, its keys, and what has been sealed under it.
+pub(crate) struct Epoch {
+    pub(super) block: Vec<u8>,
+    pub(crate) schedule: Schedule,
+    pub(super) since: Moment,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(crate) next_seq: Option<u64>,
+}
+
+impl Epoch {
+    /// The header_mac of the block.
+    pub(crate) fn header_mac(&self) -> Option<[u8; 32]> {
+        self.block.last_chunk().copied()
+    }
+
+    /// Appends a message. `seq` is consumed before the first byte is encrypted, also where that then fails.
+    pub(crate) fn seal(
+        &mut self,
+        message: &Message<'_>,
+        plaintext: Plaintext<'_>,
+        segment_log2: u8,
+        aad: &mut Vec<u8>,
+        out: &mut BytesMut,
+    ) -> Result<(), SealError> {
+        let plan = SegmentPlan::new(plaintext.len(), segment_log2)?;
+        let seq = self.consume_seq(plaintext.len())?;
+        let head = MessageHead { seq, segment_log2, flags: message.flags, context: message.context };
+        build_aad(aad, &head, message.chain, message.binding);
+        let start = out.len();
+        out.reserve(self.front_len(message, &head) + plan.sealed_len());
+        self.put_front(message, &head, out);
+        let segments = Segments { schedule: &self.schedule, seq, aad };
+        segments.seal(plaintext, plan, out).inspect_err(|_| out.truncate(start))?;
+        Ok(())
+    }
+
+    pub(super) fn seal_in_place(
+        &mut self,
+        message: &Message<'_>,
+        segment_log2: u8,
+        aad: &mut Vec<u8>,
+        buffer: &mut BytesMut,
+    ) -> Result<(), SealError> {
+        let plan = SegmentPlan::new(buffer.len(), segment_log2)?;
+        let seq = self.consume_seq(buffer.len())?;
+        let head = MessageHead { seq, segment_log2, flags: message.flags, context: message.context };
+        build_aad(aad, &head, message.chain, message.binding);
+        let front = self.front_len(message, &head);
+        let segments = Segments { schedule: &self.schedule, seq, aad };
+        segments.seal_in_place(plan, front, buffer)?;
+        self.put_front(message, &head, &mut &mut buffer[..front]);
+        Ok(())
+    }
+
+    fn consume_seq(&mut self, len: usize) -> Result<u64, SealError> {
+        // [KEY-3] [KEY-4]
+        let seq = self.next_seq.ok_or(SealError::SequenceExhausted)?;
+        self.next_seq = seq.checked_add(1);
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(len64(len));
+        Ok(seq)
+    }
+
+    fn front_len(&self, message: &Message<'_>, head: &MessageHead<'_>) -> usize {
+        match message.lead {
+            Lead::Envelope => self.block.len() + head.encoded_len(),
+            Lead::FollowUp => FollowUpHead { flags: head.flags, context: head.context }.encoded_len(),
+        }
+    }
+
+    fn put_front(&self, message: &Message<'_>, head: &MessageHead<'_>, out: &mut impl BufMut) {
+        match message.lead {
+            Lead::Envelope => {
+                out.put_slice(&self.block);
+                head.encode(out);
+            }
+            Lead::FollowUp => FollowUpHead { flags: head.flags, context: head.context }.encode(out),
+        }
+    }
+}
+
+/// The AAD of segment 0 (spec 5.4), in one form for envelopes and follow-ups:
+/// `seq ‖ segment_log2 ‖ flags ‖ context_len ‖ context ‖ chain if renewal ‖ binding`.
+pub(crate) fn build_aad(aad: &mut Vec<u8>, head: &MessageHead<'_>, chain: Option<&Secret32>, binding: &[u8]) {
+    aad.clear();
+    head.encode(aad);
+    if let Some(chain) = chain {
+        aad.extend(chain.bytes());
+    }
+    aad.extend(binding);
+}

@@ -1,0 +1,46 @@
+use crate::{crypto::Refused, keys::Recipient, platform::EntropyError, wire::LimitExceeded};
+
+/// Why something could not be sealed: the fault of our caller, or of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// Nobody to seal to.
+    #[error("there is no recipient to seal to")]
+    NoRecipient,
+    /// The same public key twice.
+    #[error("recipient {0} is given twice")]
+    RecipientTwice(Recipient),
+    /// A suite, or a KEM, that this build does not have.
+    #[error("this build cannot seal under suite {0}")]
+    UnsupportedSuite(u8),
+    /// A segment size outside 2^12 to 2^24.
+    #[error("the segment size 2^{0} is not from 2^12 to 2^24")]
+    SegmentSize(u8),
+    /// What a reader would refuse as too large.
+    #[error(transparent)]
+    LimitExceeded(#[from] LimitExceeded),
+    /// All 2^64 sequence numbers are used up.
+    #[error("all sequence numbers are used up; begin another channel")]
+    SequenceExhausted,
+    /// This process is a fork of the one that took up the DEK; its messages would repeat nonces.
+    #[error("the process has forked since the sealer was made; make a new sealer in the child")]
+    Forked,
+    /// A channel that has sent its last message.
+    #[error("the channel is closed: its last message is sent")]
+    Closed,
+    /// A channel that failed before.
+    #[error("the channel failed before and is over")]
+    Failed,
+    /// The machine has no randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// A primitive refused its input.
+    #[error("a primitive refused its input; nothing was sealed")]
+    Primitive,
+}
+
+impl From<Refused> for SealError {
+    fn from(_: Refused) -> Self {
+        Self::Primitive
+    }
+}

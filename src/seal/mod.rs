@@ -1,0 +1,195 @@
+//! Payload -> envelope (spec 2, 6, 10). Sans-I/O; holds the DEK that it reuses, and counts `seq`.
+
+mod builder;
+mod epoch;
+mod error;
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::{
+    crypto::schedule::Schedule,
+    keys::{Dek, Recipient},
+    payload::{Plaintext, ZeroizeAll},
+    platform::{Clock, Entropy, Process},
+    wire::{Flags, HintMode, Limits, Suite, check_context, len64},
+};
+pub use builder::SealerBuilder;
+pub(crate) use epoch::{Epoch, Lead, Message, build_aad};
+pub use error::SealError;
+
+/// How long a DEK is reused: until the first of the three (spec 10.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reuse {
+    /// Messages under one DEK.
+    pub messages: u64,
+    /// Bytes of plaintext under one DEK.
+    pub bytes: u64,
+    /// Time since the DEK was made.
+    pub age: Duration,
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self { messages: 1 << 20, bytes: 64 << 30, age: Duration::from_secs(3600) }
+    }
+}
+
+impl Reuse {
+    /// A fresh DEK for every message.
+    pub const NEVER: Self = Self { messages: 1, bytes: u64::MAX, age: Duration::MAX };
+}
+
+/// Seals one payload, with a DEK of its own, to `to`.
+///
+/// # Errors
+/// [`SealError`].
+///
+/// ```
+/// use sealwire::{Cmk, Keyring, open, seal};
+/// let cmk = Cmk::generate()?;
+/// let envelope = seal(b"attack at dawn", &[cmk.recipient().clone()])?;
+/// assert_eq!(envelope.len(), 14 + 185);
+/// let opened = open(&envelope, &Keyring::from(cmk))?;
+/// assert_eq!(&opened.payload[..], b"attack at dawn");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn seal(payload: &[u8], to: &[Recipient]) -> Result<Vec<u8>, SealError> {
+    Sealer::builder().to_all(to.iter().cloned()).build()?.seal(b"", payload)
+}
+
+/// Seals payloads to fixed recipients and reuses a DEK for a period (spec 10.1).
+///
+/// It can be sent to another thread, and neither cloned nor stored: `seq` lives beside the DEK and nowhere else.
+///
+/// ```
+/// use sealwire::{Cmk, Reuse, Sealer};
+/// let cmk = Cmk::generate()?;
+/// let mut sealer = Sealer::builder().to(cmk.recipient().clone()).reuse(Reuse::default()).build()?;
+/// let first = sealer.seal(b"", b"one")?;
+/// let second = sealer.seal(b"", b"two")?;
+/// assert_eq!(first[..153], second[..153], "one DEK block for both");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Sealer {
+    pub(crate) settings: SealerBuilder,
+    process: Process,
+    epoch: Option<Epoch>,
+    aad: Vec<u8>,
+}
+
+impl Sealer {
+    /// Begins with the default settings.
+    pub fn builder() -> SealerBuilder {
+        SealerBuilder {
+            to: Vec::new(),
+            suite: Suite::X25519ChaCha20Poly1305,
+            hints: HintMode::default(),
+            enc_per_slot: false,
+            reuse: Reuse::default(),
+            pad: false,
+            segment_log2: 16,
+            limits: Limits::default(),
+            binding: Vec::new(),
+            dek: None,
+            entropy: Entropy::default(),
+            clock: Clock::default(),
+        }
+    }
+
+    /// Seals `payload` as an envelope of its own.
+    ///
+    /// # Errors
+    /// [`SealError`]; nothing leaves.
+    pub fn seal(&mut self, context: &[u8], payload: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut out = BytesMut::new();
+        self.seal_into(context, payload, &mut out)?;
+        Ok(out.into())
+    }
+
+    /// Appends `payload`, sealed as an envelope, to `out`.
+    ///
+    /// # Errors
+    /// [`SealError`]; `out` is then as it was.
+    pub fn seal_into(&mut self, context: &[u8], payload: &[u8], out: &mut BytesMut) -> Result<(), SealError> {
+        let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
+        let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
+        let mut epoch = self.usable_epoch(context, plaintext.len())?;
+        let message = Message { lead: Lead::Envelope, flags, context, chain: None, binding: &self.settings.binding };
+        let sealed = epoch.seal(&message, plaintext, self.settings.segment_log2, &mut self.aad, out);
+        self.epoch = Some(epoch);
+        sealed
+    }
+
+    /// Seals the payload that `buffer` holds; afterwards it holds the envelope.
+    ///
+    /// # Errors
+    /// [`SealError`]. Where the payload was refused before it was touched, `buffer` is as it was; otherwise it is
+    /// wiped and empty.
+    pub fn seal_in_place(&mut self, context: &[u8], buffer: &mut BytesMut) -> Result<(), SealError> {
+        let plaintext = Plaintext::new(buffer, self.settings.pad, &self.settings.limits)?;
+        let (len, payload, padded) = (plaintext.len(), buffer.len(), plaintext.is_padded());
+        let flags = Flags { padded, ..Flags::default() };
+        let mut epoch = self.usable_epoch(context, len)?;
+        if padded {
+            buffer.resize(len.saturating_sub(8), 0);
+            buffer.put_u64(len64(payload));
+        }
+        let message = Message { lead: Lead::Envelope, flags, context, chain: None, binding: &self.settings.binding };
+        let sealed = epoch.seal_in_place(&message, self.settings.segment_log2, &mut self.aad, buffer);
+        self.epoch = Some(epoch);
+        if sealed.is_err() {
+            buffer.zeroize_all();
+        }
+        sealed
+    }
+
+    /// The DEK in use where it may seal `len` bytes more, otherwise a fresh one. Checks what costs no `seq` first.
+    fn usable_epoch(&mut self, context: &[u8], len: usize) -> Result<Epoch, SealError> {
+        self.check_process()?;
+        // [LIM-4]
+        check_context(context, &self.settings.limits)?;
+        match self.epoch.take().filter(|epoch| !self.is_spent(epoch, len)) {
+            Some(epoch) => Ok(epoch),
+            None => self.fresh_epoch(0),
+        }
+    }
+
+    pub(crate) fn check_process(&self) -> Result<(), SealError> {
+        // [KEY-5]
+        if self.process == Process::current() { Ok(()) } else { Err(SealError::Forked) }
+    }
+
+    /// The same settings, and no DEK in use.
+    pub(crate) fn without_epoch(mut self) -> Self {
+        self.epoch = None;
+        self
+    }
+
+    /// Whether a DEK has been used as often, as much or as long as it may be.
+    pub(crate) fn is_spent(&self, epoch: &Epoch, len: usize) -> bool {
+        let Reuse { messages, bytes, age } = self.settings.reuse;
+        // [USE-1]
+        epoch.messages > 0
+            && (epoch.messages >= messages
+                || epoch.bytes.saturating_add(len64(len)) > bytes
+                || epoch.next_seq.is_none()
+                || self.settings.clock.since(epoch.since) >= age)
+    }
+
+    /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
+    pub(crate) fn fresh_epoch(&mut self, first_seq: u64) -> Result<Epoch, SealError> {
+        let settings = &mut self.settings;
+        let dek = match settings.dek.take() {
+            Some(dek) => dek,
+            None => Dek::generate_from(&mut settings.entropy)?,
+        };
+        // [KEY-6]
+        let salt = settings.entropy.array()?;
+        let schedule = Schedule::new(settings.suite, &salt, &dek.0)?;
+        let block = settings.encode_block(&dek.0, &salt, &schedule)?;
+        let since = settings.clock.now();
+        Ok(Epoch { block, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
+    }
+}
