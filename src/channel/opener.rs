@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -29,7 +29,7 @@ pub struct ChannelOpener {
     next_seq: Option<u64>,
     first_header_mac: Option<[u8; 32]>,
     stage: Stage,
-    ready: VecDeque<Opened>,
+    ready: Ready,
     delivered: u64,
     /// The AAD of the message under way.
     aad: Vec<u8>,
@@ -54,6 +54,29 @@ enum Stage {
     Closed,
     /// Something was wrong.
     Failed,
+}
+
+/// What has been opened and not yet given.
+enum Ready {
+    Nothing,
+    One(Opened),
+    /// A batch that has been checked; its payload is what is left of it.
+    Batch(Opened),
+}
+
+impl Ready {
+    fn take(&mut self) -> Option<Opened> {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing => None,
+            Self::One(opened) => Some(opened),
+            Self::Batch(mut rest) => {
+                let payload = batch::next_entry(&mut rest.payload)?;
+                let entry = Opened { payload, ..rest.clone() };
+                *self = Self::Batch(rest);
+                Some(entry)
+            }
+        }
+    }
 }
 
 /// A message under way.
@@ -86,7 +109,7 @@ impl ChannelOpener {
             next_seq: Some(0),
             first_header_mac: None,
             stage: Stage::Idle,
-            ready: VecDeque::new(),
+            ready: Ready::Nothing,
             delivered: 0,
             aad: Vec::new(),
         }
@@ -108,7 +131,7 @@ impl ChannelOpener {
     /// [`OpenError`], and from then on [`OpenError::Failed`]. What was given before stays given.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, OpenError> {
         loop {
-            if let Some(opened) = self.ready.pop_front() {
+            if let Some(opened) = self.ready.take() {
                 self.delivered = self.delivered.saturating_add(1);
                 return Ok(Some(opened));
             }
@@ -328,24 +351,18 @@ impl ChannelOpener {
         let opened = self.opener.finish(plaintext, flags.padded, context, seq, &epoch.unlocked)?;
         self.next_seq = seq.checked_add(1);
         if flags.batch {
-            self.ready = self.unbatch(&opened)?;
+            // [BAT-3]
+            batch::check(&opened.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
+            self.ready = Ready::Batch(opened);
         } else if !(flags.last && opened.payload.is_empty()) {
             // [CHN-15]
-            self.ready.push_back(opened);
+            self.ready = Ready::One(opened);
         }
         if partial.large {
             *input = BytesMut::from(&input[..]);
         }
         self.stage = if flags.last { Stage::Closed } else { Stage::Idle };
         Ok(())
-    }
-
-    /// The entries of a batch, once its framing has been checked to its end.
-    fn unbatch(&self, opened: &Opened) -> Result<VecDeque<Opened>, OpenError> {
-        // [BAT-3]
-        let entries = batch::entries(&opened.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
-        let entry = |range| Opened { payload: opened.payload.slice(range), ..opened.clone() };
-        Ok(entries.into_iter().map(entry).collect())
     }
 }
 

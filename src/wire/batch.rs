@@ -2,36 +2,48 @@
 //!
 //! A batch is authenticated before it is parsed here, but it is still written by a peer.
 
+use bytes::{Buf, Bytes};
+
 use super::{LimitExceeded, Limits, ParseError, Reader, index};
 
-/// Checks the framing of a batch to its end and tells the ranges of its entries.
+/// Checks the framing of a batch to its end; tells how many entries there are. Holds nothing of them.
 ///
 /// # Errors
 /// [`ParseError::Malformed`] when the entries do not fill `payload` exactly or there are none;
 /// [`ParseError::LimitExceeded`] over `limits.batch_entries`.
 ///
 /// ```
+/// use bytes::Bytes;
 /// use sealwire::wire::{Limits, batch};
-/// let entries = batch::entries(b"\0\0\0\x02hi\0\0\0\0", &Limits::default())?;
-/// assert_eq!(entries, [4..6, 10..10]);
+/// let mut payload = Bytes::from_static(b"\0\0\0\x02hi\0\0\0\0");
+/// assert_eq!(batch::check(&payload, &Limits::default())?, 2);
+/// assert_eq!(batch::next_entry(&mut payload).as_deref(), Some(&b"hi"[..]));
+/// assert_eq!(batch::next_entry(&mut payload).as_deref(), Some(&b""[..]));
+/// assert_eq!(batch::next_entry(&mut payload), None);
 /// # Ok::<(), sealwire::wire::ParseError>(())
 /// ```
-pub fn entries(payload: &[u8], limits: &Limits) -> Result<Vec<std::ops::Range<usize>>, ParseError> {
+pub fn check(payload: &[u8], limits: &Limits) -> Result<u64, ParseError> {
     let mut reader = Reader::enclosed(payload, 0);
-    let mut found = Vec::new();
+    let mut entries = 0u64;
     // [BAT-1]
     if payload.is_empty() {
         return Err(ParseError::malformed("batch", 0, "has no entry"));
     }
     while !reader.rest().is_empty() {
+        entries = entries.saturating_add(1);
         // [BAT-2]
-        LimitExceeded::check("batch_entries", super::len64(found.len()).saturating_add(1), limits.batch_entries.min(65_536))?;
+        LimitExceeded::check("batch_entries", entries, limits.batch_entries.min(65_536))?;
         let len = index(reader.u32("batch entry length")?.into());
-        let start = index(reader.offset());
         reader.take(len, "batch entry")?;
-        found.push(start..index(reader.offset()));
     }
-    Ok(found)
+    Ok(entries)
+}
+
+/// Takes the next entry off a batch that has been checked; a slice of the same memory.
+#[must_use]
+pub fn next_entry(batch: &mut Bytes) -> Option<Bytes> {
+    let len = index(batch.try_get_u32().ok()?.into());
+    (len <= batch.len()).then(|| batch.split_to(len))
 }
 
 #[cfg(test)]
@@ -42,13 +54,13 @@ mod tests {
     #[test]
     fn entries_fill_the_payload() {
         let limits = Limits::default();
-        assert_eq!(entries(&[0; 4], &limits).unwrap().first(), Some(&(4..4)));
+        assert_eq!(check(&[0; 4], &limits), Ok(1));
         for bad in [&b""[..], b"\0", b"\0\0\0\x01", b"\0\0\0\x01ab", b"\xff\xff\xff\xff", b"\0\0\0\0\0"] {
-            assert!(matches!(entries(bad, &limits), Err(ParseError::Malformed { .. })), "{bad:?}");
+            assert!(matches!(check(bad, &limits), Err(ParseError::Malformed { .. })), "{bad:?}");
         }
-        assert_eq!(entries(&[0; 4 * 65_536], &limits).unwrap().len(), 65_536);
+        assert_eq!(check(&[0; 4 * 65_536], &limits), Ok(65_536));
         assert!(matches!(
-            entries(&[0; 4 * 65_537], &limits),
+            check(&[0; 4 * 65_537], &limits),
             Err(ParseError::LimitExceeded(LimitExceeded { limit: "batch_entries", value: 65_537, .. }))
         ));
     }
