@@ -1,7 +1,7 @@
 //! For tests and makers of vectors only: injected randomness and clocks, and the primitives as the crate uses them.
 //! A build without debug assertions refuses this feature.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use crate::{
     channel::ChannelSealer,
@@ -46,6 +46,27 @@ impl ChannelSealer {
     /// Jumps ahead to `seq`, after the first message.
     pub fn testing_skip_to(&mut self, seq: u64) {
         self.skip_to_seq(seq);
+    }
+}
+
+type Uses = Vec<([u8; 32], [u8; 12])>;
+
+static OBSERVED: Mutex<Option<Uses>> = Mutex::new(None);
+
+/// From now on every AEAD call that seals a segment is written down: a name for its key, and its nonce.
+pub fn observe_nonces() {
+    *OBSERVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+}
+
+/// What has been written down.
+#[must_use]
+pub fn observed_nonces() -> Vec<([u8; 32], [u8; 12])> {
+    OBSERVED.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+}
+
+pub(crate) fn observe(key: [u8; 32], nonce: [u8; 12]) {
+    if let Some(uses) = &mut *OBSERVED.lock().unwrap_or_else(PoisonError::into_inner) {
+        uses.push((key, nonce));
     }
 }
 

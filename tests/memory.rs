@@ -1,0 +1,207 @@
+//! What is held: heap in proportion to what has arrived, a small stack, and no secret after its use.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    fs::{self, File},
+    hint::black_box,
+    os::unix::fs::FileExt,
+    thread,
+};
+
+use bytes::BytesMut;
+use kit::{TestRng, scenarios};
+use sealwire::{ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, Limits, Opener, Policy, Role, Sealer};
+
+mod kit;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+/// Counts what a thread holds.
+struct Counting;
+
+fn count(change: isize) {
+    // A thread that is being torn down has no counters any more.
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + change);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
+    });
+}
+
+#[allow(unsafe_code, reason = "an allocator cannot be written without it; it hands everything on")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        unsafe { System.dealloc(memory, layout) }
+    }
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The most that this thread held while `run` ran, beyond what it held before.
+fn peak<T>(run: impl FnOnce() -> T) -> usize {
+    let before = HELD.get();
+    PEAK.set(before);
+    drop(run());
+    usize::try_from(PEAK.get() - before).unwrap_or(0)
+}
+
+fn read(scenario: &scenarios::Scenario, opener: &Opener, bytes: &[u8]) {
+    let role = match scenario.way {
+        scenarios::Way::Envelope => return drop(opener.open(bytes)),
+        scenarios::Way::Acceptor => Role::Acceptor,
+        scenarios::Way::Initiator => Role::Initiator,
+    };
+    let mut channel = ChannelOpener::new(opener.clone(), role, &scenario.binding);
+    let mut input = BytesMut::from(bytes);
+    while let Ok(Some(_)) = channel.next(&mut input) {}
+}
+
+/// Whatever arrives, a reader holds at most twice of it, two blocks and 256 KiB. The allocator counts: see its own test.
+#[test]
+fn heap_follows_what_arrives() {
+    let limits = Limits::default();
+    let mut rng = TestRng::new(5);
+    let (mut mutants, scenarios) = (0, scenarios::all());
+    let mutants_wanted = if cfg!(debug_assertions) { 20_000 } else { 100_000 };
+    let check = |scenario: &scenarios::Scenario, opener: &Opener, bytes: &[u8]| {
+        let held = peak(|| read(scenario, opener, bytes));
+        // A channel's input buffer is the reader's too.
+        let bound = 2 * limits.block as usize + (256 << 10) + 2 * bytes.len();
+        assert!(held <= bound, "{}: {held} of {bound}", scenario.name);
+    };
+    let small: Vec<_> = scenarios.iter().filter(|scenario| scenario.bytes.len() < 20_000).collect();
+    let openers: Vec<Opener> = scenarios.iter().map(opener_of).collect();
+    for (scenario, opener) in scenarios.iter().zip(&openers) {
+        check(scenario, opener, &scenario.bytes);
+    }
+    let openers: Vec<Opener> = small.iter().map(|scenario| opener_of(scenario)).collect();
+    while mutants < mutants_wanted {
+        let i = rng.below(small.len());
+        let mut bytes = small[i].bytes.clone();
+        for _ in 0..=rng.below(3) {
+            if bytes.is_empty() {
+                break;
+            }
+            // Lengths and counts stand at the front.
+            let at = rng.below(bytes.len()).min(if rng.below(2) == 0 { 170 } else { usize::MAX }).min(bytes.len() - 1);
+            bytes[at] = [0, 1, 0x7f, 0x80, 0xff, rng.next() as u8][rng.below(6)];
+        }
+        check(small[i], &openers[i], &bytes);
+        mutants += 1;
+    }
+}
+
+fn opener_of(scenario: &scenarios::Scenario) -> Opener {
+    let policy = Policy { binding: scenario.binding.clone(), ..Policy::default() };
+    Opener::builder(scenario.keys.iter().map(Cmk::from_x25519).collect()).policy(policy).build()
+}
+
+#[test]
+fn the_allocator_counts() {
+    assert!((1 << 20..1 << 21).contains(&peak(|| black_box(vec![1u8; 1 << 20]))));
+}
+
+/// A thread with 64 KiB of stack seals and opens.
+#[test]
+fn a_small_stack_is_enough() {
+    let work = || {
+        let cmk = Cmk::generate().unwrap();
+        let mut sealer = Sealer::builder().to(cmk.recipient().clone()).build().unwrap();
+        let envelope = sealer.seal(b"context", &vec![7; 100_000]).unwrap();
+        let opener = Opener::new(Keyring::from(cmk));
+        assert_eq!(opener.open(&envelope).unwrap().payload.len(), 100_000);
+        assert!(opener.open(&envelope[1..]).is_err());
+        let mut wire = BytesMut::new();
+        let mut channel = ChannelSealer::new(sealer, Role::Initiator, b"");
+        channel.seal_last(b"", b"x", &mut wire).unwrap();
+        assert!(ChannelOpener::new(opener, Role::Acceptor, b"").next(&mut wire).unwrap().is_some());
+    };
+    // A debug build keeps values on the stack that a release build does not.
+    let size = if cfg!(debug_assertions) { 256 } else { 64 };
+    thread::Builder::new().stack_size(size << 10).spawn(work).unwrap().join().unwrap();
+}
+
+/// How often 32 bytes stand in the memory of this process that is writable and its own. `mask` keeps the pattern itself from
+/// being found.
+#[cfg(target_os = "linux")]
+fn times_in_memory(masked: &[u8; 32], mask: u8) -> usize {
+    let memory = File::open("/proc/self/mem").unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let mut found = 0;
+    let mut chunk = vec![0u8; 1 << 20];
+    let own = chunk.as_ptr() as u64;
+    for line in maps.lines().filter(|line| line.contains(" rw-p ") && !line.contains("[v")) {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let (mut at, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        while at < end {
+            let len = chunk.len().min((end - at) as usize);
+            if memory.read_at(&mut chunk[..len], at).is_err() {
+                break;
+            }
+            let hits = chunk[..len].windows(32).enumerate().filter(|(_, w)| w.iter().zip(masked).all(|(a, b)| *a == b ^ mask));
+            // What this very buffer holds of an earlier chunk is no place of its own.
+            found += hits.filter(|(i, _)| !(own..own + (1 << 20)).contains(&(at + *i as u64))).count();
+            // Neighbouring chunks share 31 bytes, so that nothing is missed between them.
+            at += if at + (len as u64) < end { len as u64 - 31 } else { len as u64 };
+        }
+    }
+    found
+}
+
+/// Secrets are wiped: the DEK and the CMK of messages that were sealed and opened, with success and with failure, and in
+/// a thread that panicked, are nowhere in memory afterwards. What is kept on purpose is found, so the scan works.
+#[cfg(target_os = "linux")]
+#[test]
+fn secrets_are_gone_after_use() {
+    const MASK: u8 = 0xa5;
+    let (mut dek, mut cmk) = ([0u8; 32], [0u8; 32]);
+    let mut rng = TestRng::new(u64::from(std::process::id()));
+    rng.fill(&mut dek);
+    rng.fill(&mut cmk);
+    // Only masked forms stay here.
+    let unmasked = |masked: &[u8; 32]| zeroize::Zeroizing::new(masked.map(|byte| byte ^ MASK));
+    let use_them = |fail: bool| {
+        let secret = Cmk::from_x25519(&unmasked(&cmk));
+        let to = secret.recipient().clone();
+        let mut sealer = Sealer::builder().to(to).dek(Dek::import(&unmasked(&dek))).build().unwrap();
+        let mut envelope = sealer.seal(b"", b"payload").unwrap();
+        if fail {
+            *envelope.last_mut().unwrap() ^= 1;
+        }
+        let opener = Opener::new(Keyring::from(secret));
+        assert_eq!(opener.open(&envelope).is_err(), fail);
+    };
+    let in_a_thread = |work: &(dyn Fn() + Sync)| {
+        thread::scope(|scope| {
+            let ended = scope.spawn(work).join();
+            black_box(ended.is_ok());
+        });
+    };
+    let (dek_before, cmk_before) = (times_in_memory(&dek, MASK), times_in_memory(&cmk, MASK));
+    assert_eq!((dek_before, cmk_before), (0, 0));
+    in_a_thread(&|| use_them(false));
+    in_a_thread(&|| use_them(true));
+    in_a_thread(&|| {
+        use_them(false);
+        std::panic::panic_any("on purpose");
+    });
+    assert_eq!(times_in_memory(&dek, MASK), 0, "a DEK is still there");
+    assert_eq!(times_in_memory(&cmk, MASK), 0, "a CMK is still there");
+    let kept: Vec<u8> = dek.iter().map(|byte| byte ^ MASK).collect();
+    assert!(times_in_memory(&dek, MASK) >= 1, "the scan finds what is there");
+    black_box(kept);
+}
