@@ -127,6 +127,40 @@ fn we_open_slots_of_the_hpke_crate() {
     assert_eq!((&opened.payload[..], &opened.context[..]), (&b"from a peer"[..], &b"ctx"[..]));
 }
 
+/// A key that is held elsewhere does its one Diffie-Hellman there, and opens what any CMK opens.
+#[test]
+fn a_key_held_elsewhere() {
+    struct Token {
+        recipient: sealwire::Recipient,
+        answers: bool,
+    }
+    impl sealwire::Decapsulator for Token {
+        fn recipient(&self) -> &sealwire::Recipient {
+            &self.recipient
+        }
+        fn decapsulate(&self, enc: &[u8]) -> Result<sealwire::SharedSecret, sealwire::DecapsulateError> {
+            if !self.answers {
+                return Err(sealwire::DecapsulateError::Unavailable("the token is locked".into()));
+            }
+            let enc = array(enc);
+            let dh = testing::x25519(&[7; 32], &enc).unwrap_or_default();
+            sealwire::SharedSecret::from_x25519(&dh, &enc, self.recipient.public_key())
+                .map_err(|_| sealwire::DecapsulateError::Refused)
+        }
+    }
+    let recipient = Cmk::from_x25519(&[7; 32]).recipient().clone();
+    let envelope = sealwire::seal(b"payload", &[recipient.clone()]).unwrap();
+    let with = |answers| {
+        let keyring = Keyring::new();
+        keyring.add_decapsulator(std::sync::Arc::new(Token { recipient: recipient.clone(), answers }));
+        Opener::new(keyring).open(&envelope)
+    };
+    assert_eq!(&with(true).unwrap().payload[..], b"payload");
+    let unavailable = with(false).unwrap_err();
+    assert!(matches!(unavailable, sealwire::OpenError::KeyUnavailable(_)));
+    assert!(std::error::Error::source(&unavailable).unwrap().to_string().contains("could not be asked"));
+}
+
 /// Bytes that count up, as a generator for the peer.
 struct Fixed(u8);
 
