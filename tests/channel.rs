@@ -157,6 +157,13 @@ fn nothing_follows_the_last_message() {
     let (got, end) = receive(&[&out[..], &[1]].concat());
     assert_eq!(got, [b"bye"]);
     assert!(matches!(end, Err(OpenError::Parse(ParseError::TrailingBytes { .. }))));
+    // The same when the end is told before the bytes are looked at.
+    let (mut receiver, mut input) = (receiver(), out.clone());
+    assert!(!receiver.is_closed());
+    while receiver.next(&mut input).unwrap().is_some() {}
+    assert!(receiver.is_closed());
+    assert!(matches!(receiver.end(b"x"), Err(OpenError::Parse(ParseError::TrailingBytes { .. }))));
+    assert!(matches!(receiver.end(b""), Err(OpenError::Failed)));
 }
 
 /// Proves CHN-9: every cut is told, and what came before it stays.
