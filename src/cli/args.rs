@@ -47,7 +47,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  sealwire listen --on 0.0.0.0:7300 -k alice.key --out inbox\n  sealwire listen --on 127.0.0.1:7300 -k alice.key --out - --once"
     )]
     Listen(ListenArgs),
-    /// Send files, or lines, to a listener; exit 0 only when everything is acknowledged
+    /// Send files, or lines, to a listener; exit 0 only when everything is acknowledged (by a holder of one of the recipients)
     #[command(
         after_help = "Examples:\n  sealwire send --to alice.example:7300 -R alice.pub report.pdf\n  tail -f app.log | sealwire send --to alice.example:7300 -R alice.pub --lines -"
     )]
