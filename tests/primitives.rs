@@ -149,7 +149,7 @@ fn a_key_held_elsewhere() {
         }
     }
     let recipient = Cmk::from_x25519(&[7; 32]).recipient().clone();
-    let envelope = sealwire::seal(b"payload", &[recipient.clone()]).unwrap();
+    let envelope = sealwire::seal(b"payload", std::slice::from_ref(&recipient)).unwrap();
     let with = |answers| {
         let keyring = Keyring::new();
         keyring.add_decapsulator(std::sync::Arc::new(Token { recipient: recipient.clone(), answers }));
