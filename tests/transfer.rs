@@ -112,6 +112,7 @@ fn files_arrive_as_they_are() {
     assert_eq!((sent.code, &sent.err[..]), (0, ""));
     assert_eq!(listener.wait(), 0);
     assert_eq!(number(&json(&sent), "acknowledged"), 7);
+    assert_eq!(number(&json(&sent), "bytes"), 1 + 65_535 + 65_536 + 65_537 + 200_000 + (1 << 20));
     assert!(number(&json(&sent), "peak_memory") < MIB64);
     assert_eq!(place.names("in").len(), 7);
     for name in &names {

@@ -89,7 +89,8 @@ fn file_len(path: &Path) -> Result<Option<u64>, Failure> {
     Ok(meta.is_file().then_some(meta.len()))
 }
 
-fn content_limit(path: &Path) -> u64 {
+/// Bytes of content that a file's message holds beside its name.
+pub(super) fn content_limit(path: &Path) -> u64 {
     Limits::default().message - FILE_HEAD - len64(file_name(path).len())
 }
 
@@ -229,7 +230,13 @@ type Requests = FramedWrite<OwnedWriteHalf, SealingCodec>;
 /// What one piece of input becomes: payloads, and which input they are of.
 struct Piece {
     input: usize,
-    payloads: Vec<Bytes>,
+    payloads: Vec<Payload>,
+}
+
+/// A message's payload, and how much of it is the input's own bytes.
+struct Payload {
+    bytes: Bytes,
+    content: u64,
 }
 
 async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar: &ProgressBar) -> Result<(), Stop> {
@@ -250,13 +257,13 @@ async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar:
             }
         };
         for payload in piece.payloads {
-            let len = len64(payload.len());
-            stalls(requests.feed(Outgoing::Message { context: context.clone(), payload })).await?;
+            let Payload { bytes, content } = payload;
+            stalls(requests.feed(Outgoing::Message { context: context.clone(), payload: bytes })).await?;
             sent.messages += 1;
-            sent.bytes += len;
+            sent.bytes += content;
             sent.inputs[piece.input] += 1;
             sent.reading = piece.input;
-            bar.inc(len);
+            bar.inc(content);
         }
     }
     let read = reader.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())));
@@ -297,7 +304,7 @@ enum Source<'a> {
 
 impl Source<'_> {
     /// The next payloads; none at the end.
-    fn next(&mut self) -> Result<Vec<Bytes>, Failure> {
+    fn next(&mut self) -> Result<Vec<Payload>, Failure> {
         match self {
             Self::Done => Ok(Vec::new()),
             Self::File(path) => {
@@ -308,8 +315,10 @@ impl Source<'_> {
             Self::Lines(reader) => {
                 let (mut payloads, mut len) = (Vec::new(), 0);
                 while let Some(line) = next_line(reader)? {
+                    let content = len64(line.content.len());
                     len += line.content.len();
-                    payloads.push(Request::Line { ended: line.ended, content: line.content.into() }.encode());
+                    let bytes = Request::Line { ended: line.ended, content: line.content.into() }.encode();
+                    payloads.push(Payload { bytes, content });
                     if len >= PIECE || reader.buffer().is_empty() {
                         break;
                     }
@@ -321,7 +330,7 @@ impl Source<'_> {
 }
 
 /// The payload of [`Request::File`], with the content read to where it stands in it.
-fn read_file(path: &Path) -> Result<Bytes, Failure> {
+fn read_file(path: &Path) -> Result<Payload, Failure> {
     let name = file_name(path);
     let limit = content_limit(path);
     let known = fs::metadata(path).map_or(0, |meta| meta.len().min(limit));
@@ -332,7 +341,7 @@ fn read_file(path: &Path) -> Result<Bytes, Failure> {
     let len = len64(read.map_err(|error| Failure::io("reading", &error))?);
     check_size(len, limit)?;
     payload[head - 8..head].copy_from_slice(&len.to_be_bytes());
-    Ok(payload.into())
+    Ok(Payload { bytes: payload.into(), content: len })
 }
 
 async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answered: watch::Sender<u64>) -> Result<(), Failure> {

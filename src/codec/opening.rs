@@ -10,6 +10,7 @@ use crate::{
 
 /// Opens what arrives on a channel.
 ///
+/// The stream ends when the input does, and so not before the sender closes its half after the last message.
 /// The end of input without the channel's last message is an error, after everything before it was delivered. A codec
 /// that has failed stays failed, whatever `Framed` does after an error.
 pub struct OpeningCodec(Box<ChannelOpener>);

@@ -23,7 +23,7 @@ pub enum Outgoing {
         /// The payload.
         payload: Bytes,
     },
-    /// A notice that the channel ends.
+    /// A notice that the channel ends. Close the sink after it: the other side's stream ends with the connection's half.
     End,
 }
 

@@ -19,6 +19,7 @@ use super::{
     fail::{Code, print_line, show},
     files::{check_size, hex},
     report::bytes,
+    send::content_limit,
 };
 use crate::{
     crypto::backend::sha256,
@@ -96,7 +97,10 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
 fn inputs(stage: &Stage, file: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
     if let Some(path) = file {
         let meta = fs::metadata(path).map_err(|error| Failure::io(show(path), &error))?;
-        check_size(meta.len(), Limits::default().message).map_err(|failure| failure.about(show(path)))?;
+        if !meta.is_file() {
+            return Err(Failure::usage(format!("{} is no file", show(path))));
+        }
+        check_size(meta.len(), content_limit(path)).map_err(|failure| failure.about(show(path)))?;
         return Ok(vec![path.to_owned()]);
     }
     let mut content: Vec<u8> = (0..FILE_LEN).map(|i| (i % 251) as u8).collect();
@@ -122,9 +126,13 @@ impl Transfer {
         let out = stage.path("inbox");
         let listen = Listen::start(&stage.path("alice.key"), &out)?;
         let sent = send(stage, &listen.address, files)?;
+        // A sender that failed may never have connected: the listener is not waited for.
+        if let Some(problem) = sent.problem {
+            return Err(Failure::new(Code::Io, problem));
+        }
         let served = listen.finish()?;
-        if let Some(problem) = sent.problem.as_ref().or(served.problem.as_ref()) {
-            return Err(Failure::new(Code::Io, problem.clone()));
+        if let Some(problem) = served.problem {
+            return Err(Failure::new(Code::Io, problem));
         }
         let (here, there) = (hash_all(files)?, hash_all(&arrived(&out, files))?);
         Ok(Self { files: files.len(), sent, listener_peak: served.peak_memory, equal: here == there, hash: hex(&here[..8]) })
