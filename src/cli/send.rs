@@ -190,8 +190,10 @@ impl Sent {
     }
 }
 
+type Requests = FramedWrite<OwnedWriteHalf, SealingCodec>;
+
 struct Connection {
-    requests: FramedWrite<OwnedWriteHalf, SealingCodec>,
+    requests: Requests,
     answers: FramedRead<OwnedReadHalf, OpeningCodec>,
 }
 
@@ -224,8 +226,6 @@ impl Connection {
         Ok(Self { requests, answers })
     }
 }
-
-type Requests = FramedWrite<OwnedWriteHalf, SealingCodec>;
 
 /// What one piece of input becomes: payloads, and which input they are of.
 struct Piece {

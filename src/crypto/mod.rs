@@ -14,6 +14,13 @@ pub(crate) mod kem;
 pub(crate) mod padme;
 pub(crate) mod schedule;
 
+use crate::wire::{Aead, Kem, Suite};
+
+/// Whether this build has a suite's KEM and AEAD: the one gate for sealing and opening.
+pub(crate) fn is_built(suite: Suite) -> bool {
+    (suite.kem(), suite.aead()) == (Kem::X25519, Aead::ChaCha20Poly1305)
+}
+
 /// A secret of 32 bytes in one place on the heap, wiped when dropped. It is filled in place, so that moving it
 /// leaves no copy behind.
 #[derive(zeroize::Zeroize, zeroize::ZeroizeOnDrop)]

@@ -14,11 +14,11 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    crypto::schedule::Schedule,
+    crypto::{is_built, schedule::Schedule},
     keys::{Dek, Fingerprint, Keyring},
     payload::{Segments, ZeroizeAll, unpadded_len},
     platform::Clock,
-    wire::{Aead, DekBlock, Kem, ParseError},
+    wire::{DekBlock, ParseError},
 };
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
@@ -282,9 +282,8 @@ impl Opener {
     }
 
     fn check_block(&self, block: &DekBlock<'_>) -> Result<(), OpenError> {
-        let built = (block.suite.kem(), block.suite.aead()) == (Kem::X25519, Aead::ChaCha20Poly1305);
         // [SUI-1]
-        if !built {
+        if !is_built(block.suite) {
             return Err(ParseError::Unsupported { field: "suite", offset: 8, value: block.suite.number().into() }.into());
         }
         // [BLK-18]

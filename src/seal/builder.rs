@@ -4,12 +4,12 @@ use bytes::BufMut;
 
 use super::{Reuse, SealError, Sealer};
 use crate::{
-    crypto::{Refused, Secret32, hpke, kem::Ephemeral, schedule::Schedule},
+    crypto::{Refused, Secret32, hpke, is_built, kem::Ephemeral, schedule::Schedule},
     keys::{Dek, Recipient},
     platform::{Clock, Entropy, Process},
     wire::{
-        Aead, DekBlock, Externals, HintMode, Kem, LimitExceeded, Limits, Options, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, SlotLayout,
-        Slots, Suite, len64,
+        DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, SlotLayout, Slots,
+        Suite, len64,
     },
 };
 
@@ -122,7 +122,7 @@ impl SealerBuilder {
         if self.to.is_empty() {
             return Err(SealError::NoRecipient);
         }
-        if (self.suite.kem(), self.suite.aead()) != (Kem::X25519, Aead::ChaCha20Poly1305) {
+        if !is_built(self.suite) {
             return Err(SealError::UnsupportedSuite(self.suite.number()));
         }
         if !(SEGMENT_LOG2_MIN..=SEGMENT_LOG2_MAX).contains(&self.segment_log2) {

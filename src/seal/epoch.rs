@@ -51,14 +51,11 @@ impl Epoch {
         aad: &mut Vec<u8>,
         out: &mut BytesMut,
     ) -> Result<(), SealError> {
-        let plan = SegmentPlan::new(plaintext.len(), segment_log2)?;
-        let seq = self.consume_seq(plaintext.len())?;
-        let head = MessageHead { seq, segment_log2, flags: message.flags, context: message.context };
-        build_aad(aad, &head, message.chain, message.binding);
+        let (plan, head) = self.begin(message, plaintext.len(), segment_log2, aad)?;
         let start = out.len();
         out.reserve(self.front_len(message, &head) + plan.sealed_len());
         self.put_front(message, &head, out);
-        let segments = Segments { schedule: &self.schedule, seq, aad };
+        let segments = Segments { schedule: &self.schedule, seq: head.seq, aad };
         segments.seal(plaintext, plan, out).inspect_err(|_| out.truncate(start))?;
         Ok(())
     }
@@ -70,15 +67,27 @@ impl Epoch {
         aad: &mut Vec<u8>,
         buffer: &mut BytesMut,
     ) -> Result<(), SealError> {
-        let plan = SegmentPlan::new(buffer.len(), segment_log2)?;
-        let seq = self.consume_seq(buffer.len())?;
-        let head = MessageHead { seq, segment_log2, flags: message.flags, context: message.context };
-        build_aad(aad, &head, message.chain, message.binding);
+        let (plan, head) = self.begin(message, buffer.len(), segment_log2, aad)?;
         let front = self.front_len(message, &head);
-        let segments = Segments { schedule: &self.schedule, seq, aad };
+        let segments = Segments { schedule: &self.schedule, seq: head.seq, aad };
         segments.seal_in_place(plan, front, buffer)?;
         self.put_front(message, &head, &mut &mut buffer[..front]);
         Ok(())
+    }
+
+    /// What every message begins with: its plan, its `seq`, its head, and the AAD of its first segment.
+    fn begin<'m>(
+        &mut self,
+        message: &Message<'m>,
+        len: usize,
+        segment_log2: u8,
+        aad: &mut Vec<u8>,
+    ) -> Result<(SegmentPlan, MessageHead<'m>), SealError> {
+        let plan = SegmentPlan::new(len, segment_log2)?;
+        let seq = self.consume_seq(len)?;
+        let head = MessageHead { seq, segment_log2, flags: message.flags, context: message.context };
+        build_aad(aad, &head, message.chain, message.binding);
+        Ok((plan, head))
     }
 
     fn consume_seq(&mut self, len: usize) -> Result<u64, SealError> {
