@@ -21,6 +21,7 @@
 //! payload   payload <-> segments         no heads, no blocks; crate-private
 //! seal      payload -> envelope          holds the DEK it reuses; no I/O
 //! open      envelope -> payload          untrusted until header_mac holds; no I/O
+//! rewrap    DEK block -> DEK block    other recipients, without the data; no I/O
 //! channel   messages <-> one direction of a connection, in order and complete; no I/O
 //! codec     the same for tokio-util      shells; no rule of the format lives here
 //! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
@@ -43,6 +44,7 @@ pub mod keys;
 pub mod open;
 mod payload;
 mod platform;
+mod rewrap;
 pub mod seal;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -51,14 +53,16 @@ pub mod transfer;
 pub mod wire;
 
 // Sealing: to whom, and with what.
-pub use keys::{Cmk, Dek, Fingerprint, KeyError, Recipient};
+pub use keys::{Cmk, Dek, Fingerprint, KeyError, Recipient, SenderKey};
 pub use platform::EntropyError;
 pub use seal::{Reuse, SealError, Sealer, SealerBuilder, seal};
 // Opening: with which keys, under which policy.
 pub use keys::{DecapsulateError, Decapsulator, Keyring, NotContributory, SharedSecret};
-pub use open::{
-    Begun, CachePolicy, NeedsDek, OpenError, Opened, Opener, OpenerBuilder, Policy, PolicyError, Ready, Sender, open, untrusted,
-};
+pub use open::{Begun, CachePolicy, NeedsDek, OpenError, Opened, Opener, OpenerBuilder, Ready, open, untrusted};
+// Who has written, and what is opened at all.
+pub use keys::VerifyingKey;
+pub use open::{ExpectedContext, Policy, PolicyError, ReplayWindow, Sender, Senders, Standing};
+pub use rewrap::{Rewrap, RewrapError, rewrap};
 // Connections.
 pub use channel::{ChannelOpener, ChannelSealer, Role, reply_binding};
 // The format's own words.

@@ -368,9 +368,9 @@ fn policies_refuse() {
         assert_eq!(with(aged()).is_ok(), good, "{now}");
         assert!(with(Policy::default()).is_ok());
     }
-    assert!(with(Policy { context: Some(b"orders".to_vec()), ..Policy::default() }).is_ok());
+    assert!(with(Policy { context: Some(b"orders".to_vec().into()), ..Policy::default() }).is_ok());
     assert!(matches!(
-        with(Policy { context: Some(b"other".to_vec()), ..Policy::default() }),
+        with(Policy { context: Some(b"other".to_vec().into()), ..Policy::default() }),
         Err(OpenError::Policy(PolicyError::Context))
     ));
     assert!(matches!(with(Policy { suites: Some(vec![]), ..Policy::default() }), Err(OpenError::Policy(PolicyError::Suite(1)))));

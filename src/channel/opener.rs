@@ -4,9 +4,9 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Role;
 use crate::{
-    crypto::Secret32,
+    crypto::{Secret32, proof::Covers},
     keys::Dek,
-    open::{OpenError, Opened, Opener, Unlocked},
+    open::{Numbered, OpenError, Opened, Opener, Unlocked},
     payload::{Segments, ZeroizeAll},
     seal::build_aad,
     wire::{DekBlock, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, ParseError, Reader, SegmentPrefix, batch, len64},
@@ -71,7 +71,7 @@ impl Ready {
             Self::One(opened) => Some(opened),
             Self::Batch(mut rest) => {
                 let payload = batch::next_entry(&mut rest.payload)?;
-                let entry = Opened { payload, ..rest.clone() };
+                let entry = rest.part(payload, rest.payload.is_empty());
                 *self = Self::Batch(rest);
                 Some(entry)
             }
@@ -82,6 +82,8 @@ impl Ready {
 /// A message under way.
 struct Partial {
     seq: u64,
+    /// Whether it begins with a block.
+    envelope: bool,
     flags: Flags,
     context: Bytes,
     next_segment: u64,
@@ -239,19 +241,20 @@ impl ChannelOpener {
         let base = len64(block_len);
         self.check_flags(head.flags, base.saturating_add(9))?;
         self.check_place(&head, &block, base)?;
-        let unlocked = match dek {
-            Some(dek) => self.opener.unlock_with(raw, &block, dek)?,
-            None => match self.opener.unlock(raw, &block) {
-                Err(reason) if self.waits_for_deks && reason.a_dek_would_help() => {
-                    self.stage = Stage::NeedsDek(block_len);
-                    return Ok(true);
-                }
-                unlocked => unlocked?,
-            },
+        head.check_under(block.options, base)?;
+        let covers = Covers::Channel { acceptor: head.flags.acceptor, binding: &self.binding };
+        let unlocked = match self.opener.unlock(raw, &block, covers, dek) {
+            Err(reason) if dek.is_none() && self.waits_for_deks && reason.a_dek_would_help() => {
+                self.stage = Stage::NeedsDek(block_len);
+                return Ok(true);
+            }
+            unlocked => unlocked?,
         };
+        self.check_sender(&unlocked)?;
+        self.opener.check_room(&unlocked, head.seq)?;
         let chain = self.chain()?;
         build_aad(&mut self.aad, &head, chain.as_ref(), &self.binding);
-        let partial = Partial::new(&head);
+        let partial = Partial::new(&head, true);
         let consumed = block_len.saturating_add(head.encoded_len());
         self.first_header_mac.get_or_insert(unlocked.header_mac);
         self.epoch = Some(Epoch { unlocked, segment_log2: head.segment_log2 });
@@ -277,7 +280,7 @@ impl ChannelOpener {
             context: follow_up.context,
         };
         build_aad(&mut self.aad, &head, None, &self.binding);
-        let partial = Partial::new(&head);
+        let partial = Partial::new(&head, false);
         let consumed = follow_up.encoded_len();
         input.advance(consumed);
         self.stage = Stage::Segments(partial);
@@ -307,6 +310,15 @@ impl ChannelOpener {
             return Err(ParseError::malformed("salt", 21, "is that of the epoch it renews"));
         }
         Ok(())
+    }
+
+    /// Whether a renewal is by the sender of the epoch before.
+    fn check_sender(&self, unlocked: &Unlocked) -> Result<(), OpenError> {
+        // [CHN-6]
+        match &self.epoch {
+            Some(epoch) if epoch.unlocked.sender != unlocked.sender => Err(OpenError::SenderChanged),
+            _ => Ok(()),
+        }
     }
 
     /// What a renewal must know of the epoch before it; nothing for the first message.
@@ -348,7 +360,8 @@ impl ChannelOpener {
         };
         let plaintext = if partial.next_segment == 1 { body } else { std::mem::take(&mut partial.plaintext) };
         let (flags, context, seq) = (partial.flags, std::mem::take(&mut partial.context), partial.seq);
-        let opened = self.opener.finish(plaintext, flags.padded, context, seq, &epoch.unlocked)?;
+        let numbered = if partial.envelope { Numbered::Envelope(seq) } else { Numbered::FollowUp(seq) };
+        let opened = self.opener.finish(plaintext, flags.padded, context, numbered, &epoch.unlocked)?;
         self.next_seq = seq.checked_add(1);
         if flags.batch {
             // [BAT-3]
@@ -367,8 +380,9 @@ impl ChannelOpener {
 }
 
 impl Partial {
-    fn new(head: &MessageHead<'_>) -> Self {
+    fn new(head: &MessageHead<'_>, envelope: bool) -> Self {
         Self {
+            envelope,
             seq: head.seq,
             flags: head.flags,
             context: Bytes::copy_from_slice(head.context),

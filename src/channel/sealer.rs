@@ -3,7 +3,7 @@ use zeroize::Zeroize;
 
 use super::Role;
 use crate::{
-    crypto::Secret32,
+    crypto::{Secret32, proof::Covers},
     payload::Plaintext,
     seal::{Epoch, Lead, Message, SealError, Sealer},
     wire::{Flags, check_context},
@@ -142,8 +142,12 @@ impl ChannelSealer {
     /// Makes sure that there is an epoch that may seal `len` bytes more; tells how the message begins, and the chain
     /// of the epoch before where it renews one.
     fn ready_epoch(&mut self, len: usize) -> Result<(Lead, Option<Secret32>), SealError> {
+        let covers = Covers::Channel { acceptor: self.role == Role::Acceptor, binding: &self.binding };
+        if self.sealer.settings.signs_messages {
+            return Err(SealError::ChannelOfSignedMessages);
+        }
         let Some(epoch) = &self.epoch else {
-            let first = self.sealer.fresh_epoch(0)?;
+            let first = self.sealer.fresh_epoch(0, covers)?;
             self.first_header_mac = first.header_mac();
             self.epoch = Some(first);
             return Ok((Lead::Envelope, None));
@@ -155,7 +159,7 @@ impl ChannelSealer {
         }
         // [CHN-7]
         let chain = epoch.schedule.chain()?;
-        self.epoch = Some(self.sealer.fresh_epoch(next_seq)?);
+        self.epoch = Some(self.sealer.fresh_epoch(next_seq, covers)?);
         self.renew = false;
         Ok((Lead::Envelope, Some(chain)))
     }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::wire::HintMode;
+use crate::{open::Standing, wire::HintMode};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -12,6 +12,14 @@ const EXIT_CODES: &str = "Exit codes:
   5  truncated
   6  malformed, unsupported, or over a limit
   7  input or output failed";
+
+const REWRAP_HELP: &str = "Examples:
+  sealwire rewrap -k alice.key --add bob.pub report.swe
+  sealwire rewrap -k alice.key --remove bob.pub --add carol.pub -o new.swe report.swe
+  sealwire rewrap -k old.key --replace-all --add new.pub headers/*
+
+Whoever is removed keeps what he has read, and the DEK: an old copy of the envelope, or of its DEK block, still
+opens for him. To shut somebody out of what is to come, seal anew.";
 
 /// Encrypted envelopes: seal to a public key, open with its key file, send over TCP.
 #[derive(Debug, Parser)]
@@ -23,10 +31,12 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a CMK: write its key file, print its recipient
-    #[command(after_help = "Example:\n  sealwire keygen -o alice.key > alice.pub")]
+    /// Make a CMK, or a sender's key: write its key file, print its public half
+    #[command(
+        after_help = "Examples:\n  sealwire keygen -o alice.key > alice.pub\n  sealwire keygen --sender -o me.key > me.sender"
+    )]
     Keygen(KeygenArgs),
-    /// Print the recipient of a key file
+    /// Print the public half of a key file: its recipient, or its sender
     #[command(after_help = "Example:\n  sealwire recipient alice.key\n  sealwire recipient --fingerprint alice.key")]
     Recipient(RecipientArgs),
     /// Seal a payload of up to 16 MiB to recipients
@@ -39,6 +49,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  sealwire open -k alice.key -o report.pdf report.swe\n  sealwire open -k alice.key --check report.swe"
     )]
     Open(OpenArgs),
+    /// Change who can read envelopes, without touching their data
+    #[command(after_help = REWRAP_HELP)]
+    Rewrap(RewrapArgs),
     /// Show every field of an envelope or of a recorded channel, without a key
     #[command(after_help = "Example:\n  sealwire inspect report.swe")]
     Inspect(InspectArgs),
@@ -62,6 +75,9 @@ pub(crate) struct KeygenArgs {
     /// The key file to write, 0600; never over an existing one
     #[arg(short, long, value_name = "FILE", default_value = "sealwire.key")]
     pub(crate) output: PathBuf,
+    /// Make a sender's key (Ed25519), which signs and opens nothing
+    #[arg(long)]
+    pub(crate) sender: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,7 +110,7 @@ pub(crate) enum Hints {
     Static,
 }
 
-impl From<Hints> for HintMode {
+impl std::convert::From<Hints> for HintMode {
     fn from(hints: Hints) -> Self {
         match hints {
             Hints::None => Self::None,
@@ -126,6 +142,9 @@ pub(crate) struct SealArgs {
     /// Seal each line of the input as a message of one channel
     #[arg(long)]
     pub(crate) channel: bool,
+    /// Sign the message with a sender's key file; with --channel the DEK
+    #[arg(long, value_name = "KEYFILE")]
+    pub(crate) sign_with: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     /// The payload; standard input when absent or -
@@ -150,10 +169,46 @@ pub(crate) struct Keys {
     pub(crate) keys: Vec<PathBuf>,
 }
 
+/// Whose messages are opened.
+#[derive(Debug, clap::Args)]
+pub(crate) struct From {
+    /// Open messages of this sender only: sws1…, or a file of senders; several may be given
+    #[arg(long = "from", value_name = "SENDER")]
+    pub(crate) senders: Vec<String>,
+    /// With --from, open also what is: group, origin, signed-rewrapped or anonymous
+    #[arg(long = "accept", value_name = "STANDING", requires = "senders")]
+    pub(crate) accept: Vec<Standing>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RewrapArgs {
+    #[command(flatten)]
+    pub(crate) keys: Keys,
+    /// Add a recipient: swr1…, or a file of recipients; several may be given
+    #[arg(long, value_name = "RECIPIENT")]
+    pub(crate) add: Vec<String>,
+    /// Remove a recipient
+    #[arg(long, value_name = "RECIPIENT")]
+    pub(crate) remove: Vec<String>,
+    /// Remove all who are there; those that are added take their place
+    #[arg(long, conflicts_with = "remove", requires = "add")]
+    pub(crate) replace_all: bool,
+    /// Add readers also where the sender signed only the DEK: any of them could then write as if the sender had begun it
+    #[arg(long)]
+    pub(crate) weaken_proof: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Envelopes, or DEK blocks kept apart from their data; rewritten in place without -o; - is a pipe
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct OpenArgs {
     #[command(flatten)]
     pub(crate) keys: Keys,
+    #[command(flatten)]
+    pub(crate) from: From,
     /// Refuse any other context
     #[arg(long, value_name = "TEXT")]
     pub(crate) expect_context: Option<String>,
@@ -187,6 +242,8 @@ pub(crate) struct ListenArgs {
     pub(crate) on: String,
     #[command(flatten)]
     pub(crate) keys: Keys,
+    #[command(flatten)]
+    pub(crate) from: From,
     /// A folder for what arrives, or - for standard output
     #[arg(long, value_name = "DIR|-")]
     pub(crate) out: PathBuf,
@@ -205,6 +262,9 @@ pub(crate) struct SendArgs {
     pub(crate) to: String,
     #[command(flatten)]
     pub(crate) recipients: Recipients,
+    /// Sign what is sent with a sender's key file
+    #[arg(long, value_name = "KEYFILE")]
+    pub(crate) sign_with: Option<PathBuf>,
     /// Public text that is authenticated with every message
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) context: String,

@@ -10,6 +10,7 @@ use crate::{
     keys::KeyError,
     open::OpenError,
     platform::EntropyError,
+    rewrap::RewrapError,
     seal::SealError,
     transfer::TransferError,
     wire::{ParseError, inspect::escape},
@@ -110,6 +111,16 @@ impl From<SealError> for Failure {
             _ => Code::Io,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<RewrapError> for Failure {
+    fn from(error: RewrapError) -> Self {
+        match error {
+            RewrapError::Open(error) => error.into(),
+            RewrapError::Seal(error) => error.into(),
+            error => Self::usage(error.to_string()),
+        }
     }
 }
 

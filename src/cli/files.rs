@@ -1,6 +1,6 @@
 //! seal, open, inspect.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 
 use bytes::BytesMut;
 use serde_json::json;
@@ -8,13 +8,13 @@ use serde_json::json;
 use super::{
     Failure,
     args::{InspectArgs, OpenArgs, SealArgs},
-    fail::{Code, show},
+    fail::{Code, note, show},
     io::{Output, input, lines, read_up_to},
-    keys::{read_keyring, read_recipients},
+    keys::{read_keyring, read_recipients, read_sender_key, read_senders},
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role},
-    open::{Opener, Policy},
+    open::{ExpectedContext, Opener, Policy, Sender},
     seal::Sealer,
     wire::{
         LimitExceeded, Limits, Opening, ParseError,
@@ -27,13 +27,17 @@ use crate::{
 const CHUNK: usize = 64 * 1024;
 
 pub(super) fn seal(args: &SealArgs) -> Result<(), Failure> {
-    let sealer = Sealer::builder()
+    let mut sealer = Sealer::builder()
         .to_all(read_recipients(&args.to)?)
         .hints(args.hints.into())
         .enc_per_slot(args.enc_per_slot)
         .pad(args.pad)
-        .segment_log2(args.segment_size)
-        .build()?;
+        .segment_log2(args.segment_size);
+    if let Some(path) = &args.sign_with {
+        let key = read_sender_key(path)?;
+        sealer = if args.channel { sealer.sign_with(key) } else { sealer.sign_messages_with(key) };
+    }
+    let sealer = sealer.build()?;
     if args.channel { seal_channel(args, sealer) } else { seal_one(args, sealer) }
 }
 
@@ -97,8 +101,9 @@ pub(super) fn next_line(reader: &mut impl BufRead) -> Result<Option<Line>, Failu
 }
 
 pub(super) fn open(args: &OpenArgs) -> Result<(), Failure> {
-    let context = args.expect_context.as_ref().map(|text| text.clone().into_bytes());
-    let opener = Opener::builder(read_keyring(&args.keys)?).policy(Policy { context, ..Policy::default() }).build();
+    let context = args.expect_context.clone().map(ExpectedContext::from);
+    let policy = Policy { context, senders: read_senders(&args.from)?, ..Policy::default() };
+    let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).build();
     let output = if args.check { None } else { Some(Output::new(&args.output, false)?) };
     if args.channel { open_channel(args, opener, output) } else { open_one(args, &opener, output) }
 }
@@ -107,9 +112,19 @@ fn open_one(args: &OpenArgs, opener: &Opener, output: Option<Output>) -> Result<
     let envelope = read_up_to(&args.input, largest_envelope(&opener.policy().limits))?;
     let opened = opener.open_in_place(BytesMut::from(bytes::Bytes::from(envelope)));
     let opened = opened.map_err(|error| Failure::from(error).about(show(&args.input)))?;
+    tell_sender(args.check, &opened.sender);
     match output {
         Some(mut output) => output.write(&opened.payload).and_then(|()| output.finish()),
         None => Ok(()),
+    }
+}
+
+/// Who has written, in words; to people alone, or where nothing else is told.
+fn tell_sender(check: bool, sender: &Sender) {
+    if let Some(key) = sender.key()
+        && (check || std::io::stderr().is_terminal())
+    {
+        note(&format!("signed with {key} ({}): {}", sender.standing(), sender.standing().in_words()));
     }
 }
 

@@ -105,6 +105,13 @@ impl Output {
         }
     }
 
+    pub(super) fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Stream(stream, _) => stream,
+            Self::File { temporary, .. } => temporary,
+        }
+    }
+
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         match self {
             Self::Stream(stream, name) => stream.flush().map_err(|error| Failure::io(name, &error)),

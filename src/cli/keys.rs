@@ -10,13 +10,17 @@ use zeroize::Zeroizing;
 
 use super::{
     Failure,
-    args::{KeygenArgs, Keys, RecipientArgs, Recipients},
+    args::{From, KeygenArgs, Keys, RecipientArgs, Recipients},
     fail::{note, print_line, show},
     io::is_dash,
     report::utc,
 };
-use crate::keys::{
-    Cmk, KEY_FILE_MAX, Keyring, Recipient, cmk_from_key_file, cmk_to_key_file, recipient_from_text, recipients_from_list,
+use crate::{
+    keys::{
+        Cmk, KEY_FILE_MAX, KeyError, Keyring, Recipient, SenderKey, cmk_from_key_file, cmk_to_key_file, recipient_from_text,
+        recipients_from_list, sender_from_text, sender_key_from_key_file, sender_key_to_key_file, senders_from_list,
+    },
+    open::Senders,
 };
 
 /// No list of recipients is longer.
@@ -26,14 +30,27 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
     if is_dash(&args.output) {
         return Err(Failure::usage("a secret key is written to a file, never to standard output; name one with -o"));
     }
+    let created = utc(std::time::SystemTime::now());
+    if args.sender {
+        let key = SenderKey::generate()?;
+        write_key_file(&args.output, &sender_key_to_key_file(&key, &created))?;
+        note(&format!("sender's key file: {}", show(&args.output)));
+        return print_line(&key.verifying_key().to_string());
+    }
     let cmk = Cmk::generate()?;
-    write_key_file(&args.output, &cmk_to_key_file(&cmk, &utc(std::time::SystemTime::now())))?;
+    write_key_file(&args.output, &cmk_to_key_file(&cmk, &created))?;
     note(&format!("key file: {}  fingerprint: {}", show(&args.output), cmk.recipient().fingerprint()));
     print_line(&cmk.recipient().to_string())
 }
 
 pub(super) fn recipient(args: &RecipientArgs) -> Result<(), Failure> {
-    let cmk = read_cmk(&args.keyfile)?;
+    let content = read_key_file(&args.keyfile)?;
+    if !args.fingerprint
+        && let Ok(sender) = sender_key_from_key_file(&content)
+    {
+        return print_line(&sender.verifying_key().to_string());
+    }
+    let cmk = cmk_from_key_file(&content).map_err(|error| Failure::from(error).about(show(&args.keyfile)))?;
     if args.fingerprint {
         print_line(&cmk.recipient().fingerprint().to_string())
     } else {
@@ -65,10 +82,17 @@ pub(super) fn read_keyring(keys: &Keys) -> Result<Keyring, Failure> {
 }
 
 fn read_cmk(path: &Path) -> Result<Cmk, Failure> {
+    cmk_from_key_file(&read_key_file(path)?).map_err(|error| Failure::from(error).about(show(path)))
+}
+
+pub(super) fn read_sender_key(path: &Path) -> Result<SenderKey, Failure> {
+    sender_key_from_key_file(&read_key_file(path)?).map_err(|error| Failure::from(error).about(show(path)))
+}
+
+fn read_key_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let content = read_text(path, "key file", KEY_FILE_MAX)?;
-    let cmk = cmk_from_key_file(&content).map_err(|error| Failure::from(error).about(show(path)))?;
     warn_of_permissions(path);
-    Ok(cmk)
+    Ok(content)
 }
 
 pub(super) fn read_recipients(args: &Recipients) -> Result<Vec<Recipient>, Failure> {
@@ -82,6 +106,46 @@ pub(super) fn read_recipients(args: &Recipients) -> Result<Vec<Recipient>, Failu
     for path in &args.lists {
         let content = read_text(path, "list of recipients", RECIPIENTS_MAX)?;
         let found = recipients_from_list(&content);
+        all.extend(found.map_err(|(line, error)| Failure::from(error).about(format!("{}, line {line}", show(path))))?);
+    }
+    Ok(all)
+}
+
+/// Recipients that are given as strings, or as the names of files of them.
+pub(super) fn recipients_named(option: &str, named: &[String]) -> Result<Vec<Recipient>, Failure> {
+    read_named(option, named, "list of recipients", recipient_from_text, recipients_from_list)
+}
+
+/// The senders whose messages are opened; `None` where anyone's are.
+pub(super) fn read_senders(from: &From) -> Result<Option<Senders>, Failure> {
+    if from.senders.is_empty() {
+        return Ok(None);
+    }
+    let keys = read_named("--from", &from.senders, "list of senders", sender_from_text, senders_from_list)?;
+    Ok(Some(from.accept.iter().fold(Senders::new(keys), |senders, standing| senders.also(*standing))))
+}
+
+fn read_named<T>(
+    option: &str,
+    named: &[String],
+    wanted: &str,
+    from_text: fn(&str) -> Result<T, KeyError>,
+    from_list: fn(&str) -> Result<Vec<T>, (usize, KeyError)>,
+) -> Result<Vec<T>, Failure> {
+    let mut all = Vec::new();
+    for name in named {
+        let path = Path::new(name);
+        if !path.exists() {
+            all.push(from_text(name).map_err(|error| match error {
+                KeyError::WrongKind { found: "no key that is known here", .. } => {
+                    Failure::usage(format!("{option}: {} is neither a key nor a file that is there", show(path)))
+                }
+                error => Failure::from(error).about(option),
+            })?);
+            continue;
+        }
+        let content = read_text(path, wanted, RECIPIENTS_MAX)?;
+        let found = from_list(&content);
         all.extend(found.map_err(|(line, error)| Failure::from(error).about(format!("{}, line {line}", show(path))))?);
     }
     Ok(all)

@@ -19,14 +19,14 @@ use super::{
     Failure,
     args::ListenArgs,
     fail::{Code, note},
-    keys::read_keyring,
+    keys::{read_keyring, read_senders},
     report::{bytes, peak_memory},
     store::Store,
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
     codec::{CodecError, OpeningCodec, Outgoing, SealingCodec},
-    open::{CachePolicy, OpenError, Opened, Opener, Policy},
+    open::{CachePolicy, OpenError, Opened, Opener, Policy, Sender},
     platform::Entropy,
     seal::Sealer,
     transfer::{Answer, GREETING_LEN, Request},
@@ -45,7 +45,7 @@ const CONNECTIONS: usize = 4096;
 const ANSWER_EVERY: u64 = 1024;
 
 pub(super) fn run(args: ListenArgs) -> Result<(), Failure> {
-    let policy = Policy { max_age: Some(MAX_AGE), ..Policy::default() };
+    let policy = Policy { max_age: Some(MAX_AGE), senders: read_senders(&args.from)?, ..Policy::default() };
     // Every connection has a DEK of its own, so none is worth keeping.
     let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
     let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).cache(cache).build();
@@ -118,7 +118,10 @@ async fn serve(stream: TcpStream, peer: SocketAddr, opener: &Opener, store: &Sto
     let mut taken = Taken::default();
     let served = Connection::greet(stream, opener).await;
     let served = match served {
-        Ok(mut connection) => connection.take_all(store, &mut taken).await,
+        Ok((mut connection, sender)) => {
+            taken.sender = Some(sender);
+            connection.take_all(store, &mut taken).await
+        }
         Err(failure) => Err(failure),
     };
     report.served(peer, &taken, &served);
@@ -131,6 +134,8 @@ struct Taken {
     messages: u64,
     bytes: u64,
     answered: u64,
+    /// Who sent it; the same from the first message to the last.
+    sender: Option<Sender>,
 }
 
 struct Connection {
@@ -139,8 +144,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Sends the greeting, and takes the first message: to whom answers are sealed.
-    async fn greet(stream: TcpStream, opener: &Opener) -> Result<Self, Failure> {
+    /// Sends the greeting, and takes the first message: to whom answers are sealed. Tells who sent it.
+    async fn greet(stream: TcpStream, opener: &Opener) -> Result<(Self, Sender), Failure> {
         let lost = |error: io::Error| Failure::io("connection", &error);
         stream.set_nodelay(true).map_err(lost)?;
         let (read, mut write) = stream.into_split();
@@ -153,13 +158,14 @@ impl Connection {
         let first = timeout(FIRST, requests.next()).await.map_err(silent)?;
         let first = first.ok_or(OpenError::ChannelTruncated { delivered: 0 })??;
         // [XFR-2]
+        let sender = first.sender;
         let Request::Hello { reply_to } = Request::decode(first.payload)? else {
             return Err(Failure::new(Code::Malformed, "the first message does not say to whom answers go"));
         };
         let mac = requests.decoder().channel().first_header_mac().ok_or(OpenError::Failed)?;
         let sealer = Sealer::builder().to(reply_to).build()?;
         let channel = ChannelSealer::new(sealer, Role::Acceptor, &reply_binding(mac, &greeting));
-        Ok(Self { requests, answers: SealingCodec::from(channel).framed(write) })
+        Ok((Self { requests, answers: SealingCodec::from(channel).framed(write) }, sender))
     }
 
     async fn take_all(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Failure> {
@@ -260,15 +266,19 @@ impl Report {
     }
 
     fn served(self, peer: SocketAddr, taken: &Taken, served: &Result<(), Failure>) {
-        let Taken { messages, bytes: released, .. } = *taken;
+        let Taken { messages, bytes: released, sender, .. } = *taken;
+        let key = sender.and_then(|sender| sender.key().copied());
         if self.json {
             let error = served.as_ref().err().map(|failure| failure.message.clone());
-            let event = json!({ "event": "served", "peer": peer.to_string(), "messages": messages, "bytes": released, "error": error, "peak_memory": peak_memory() });
+            let event = json!({ "event": "served", "peer": peer.to_string(), "messages": messages, "bytes": released, "sender": key.map(|key| key.to_string()), "standing": sender.map(|sender| sender.standing().to_string()), "error": error, "peak_memory": peak_memory() });
             note(&event.to_string());
             return;
         }
         match served {
-            Ok(()) => note(&format!("{peer}: {messages} messages, {}", bytes(released))),
+            Ok(()) => {
+                let from = key.map_or_else(String::new, |key| format!(" from {key}"));
+                note(&format!("{peer}: {messages} messages, {}{from}", bytes(released)));
+            }
             Err(failure) => {
                 note(&format!("{peer}: refused: {}; {messages} messages, {released} bytes released", failure.message));
             }

@@ -3,6 +3,7 @@
 //! ```text
 //! keys.rs      keygen, recipient, and reading key files
 //! files.rs     seal, open, inspect
+//! rewrap.rs    rewrap
 //! io.rs        input, and output that appears whole or not at all
 //! send.rs      the sending side of a transfer
 //! listen.rs    the receiving side
@@ -19,6 +20,7 @@ mod io;
 mod keys;
 mod listen;
 mod report;
+mod rewrap;
 mod send;
 mod store;
 
@@ -44,6 +46,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Recipient(args) => keys::recipient(&args),
         Command::Seal(args) => files::seal(&args),
         Command::Open(args) => files::open(&args),
+        Command::Rewrap(args) => rewrap::run(&args),
         Command::Inspect(args) => files::inspect(&args),
         Command::Listen(args) => listen::run(args),
         Command::Send(args) => send::run(args),

@@ -28,14 +28,14 @@ use super::{
     fail::{Code, print_line, show},
     files::{check_size, next_line},
     io::{input, is_dash, lines},
-    keys::read_recipients,
+    keys::{read_recipients, read_sender_key},
     listen::{next_message, runtime},
     report::{peak_memory, progress},
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
     codec::{CodecError, OpeningCodec, Outgoing, SealingCodec},
-    keys::{Cmk, Keyring, Recipient},
+    keys::{Cmk, Keyring},
     open::Opener,
     seal::{SealError, Sealer},
     transfer::{Answer, GREETING_LEN, NAME_MAX, Request, at_most},
@@ -56,10 +56,14 @@ const FILE_HEAD: u64 = 11;
 const PIECE: usize = 64 * 1024;
 
 pub(super) fn run(args: SendArgs) -> Result<(), Failure> {
-    let recipients = read_recipients(&args.recipients)?;
+    let mut sealer = Sealer::builder().to_all(read_recipients(&args.recipients)?);
+    if let Some(path) = &args.sign_with {
+        sealer = sealer.sign_with(read_sender_key(path)?);
+    }
+    let sealer = sealer.build()?;
     let total = check_inputs(&args)?;
     let runtime = runtime()?;
-    let sent = runtime.block_on(send(args, recipients, total));
+    let sent = runtime.block_on(send(args, sealer, total));
     // Standard input may still be waited for by a thread that nobody needs any more.
     runtime.shutdown_background();
     sent
@@ -103,10 +107,10 @@ fn file_name(path: &Path) -> String {
     at_most(&name, NAME_MAX).to_owned()
 }
 
-async fn send(args: SendArgs, recipients: Vec<Recipient>, total: Option<u64>) -> Result<(), Failure> {
+async fn send(args: SendArgs, sealer: Sealer, total: Option<u64>) -> Result<(), Failure> {
     let started = Instant::now();
     let bar = progress(total);
-    let Connection { requests, answers } = Connection::open(&args.to, recipients).await?;
+    let Connection { requests, answers } = Connection::open(&args.to, sealer).await?;
     let (answered, mut progress) = watch::channel(0u64);
     let mut answers = tokio::spawn(read_answers(answers, answered));
     let mut sent = Sent::default();
@@ -199,7 +203,7 @@ struct Connection {
 
 impl Connection {
     /// Connects, takes the greeting, and says to whom answers are sealed.
-    async fn open(to: &str, recipients: Vec<Recipient>) -> Result<Self, Failure> {
+    async fn open(to: &str, sealer: Sealer) -> Result<Self, Failure> {
         let to_shown = escape(to.as_bytes());
         let unreachable = |error: std::io::Error| Failure::io(&to_shown, &error);
         let late =
@@ -215,7 +219,6 @@ impl Connection {
         let (read, write) = stream.into_split();
         let reply = Cmk::generate()?;
         let hello = Request::Hello { reply_to: reply.recipient().clone() };
-        let sealer = Sealer::builder().to_all(recipients).build()?;
         let channel = ChannelSealer::new(sealer, Role::Initiator, &greeting);
         let mut requests = SealingCodec::from(channel).framed(write);
         requests.send(Outgoing::message(hello.encode())).await?;

@@ -76,7 +76,7 @@ pub(crate) fn vet_public(public: &[u8; 32]) -> Result<(), &'static str> {
 }
 
 /// Below 2^255 − 19, top bit clear; little-endian.
-fn is_canonical(public: &[u8; 32]) -> bool {
+pub(super) fn is_canonical(public: &[u8; 32]) -> bool {
     let mut p = [0xff; 32];
     let [first, .., last] = &mut p;
     (*first, *last) = (0xed, 0x7f);

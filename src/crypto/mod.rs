@@ -12,13 +12,22 @@ pub(crate) mod backend;
 pub(crate) mod hpke;
 pub(crate) mod kem;
 pub(crate) mod padme;
+pub(crate) mod proof;
 pub(crate) mod schedule;
 
-use crate::wire::{Aead, Kem, Suite};
+use crate::wire::{Aead, Kem, ParseError, Suite};
 
 /// Whether this build has a suite's KEM and AEAD: the one gate for sealing and opening.
 pub(crate) fn is_built(suite: Suite) -> bool {
     (suite.kem(), suite.aead()) == (Kem::X25519, Aead::ChaCha20Poly1305)
+}
+
+/// Refuses a suite of the registry that this build does not have. [SUI-1]
+pub(crate) fn check_built(suite: Suite) -> Result<(), ParseError> {
+    if is_built(suite) {
+        return Ok(());
+    }
+    Err(ParseError::Unsupported { field: "suite", offset: 8, value: suite.number().into() })
 }
 
 /// A secret of 32 bytes in one place on the heap, wiped when dropped. It is filled in place, so that moving it

@@ -5,7 +5,8 @@ use super::{
     aead::{AeadKey, nonce},
     backend,
 };
-use crate::wire::{Suite, TAG_LEN};
+use crate::wire::{PROOF_LEN, Suite, TAG_LEN};
+use zeroize::Zeroizing;
 
 /// The keys of one DEK under one salt. Not cloned: sealing and opening each hold one.
 pub(crate) struct Schedule {
@@ -55,9 +56,16 @@ impl Schedule {
     }
 
     /// The public name of the DEK under this salt.
-    #[cfg(feature = "testing")]
     pub(crate) fn commitment(&self) -> Result<Secret32, Refused> {
         self.derive(b"sealwire v1 commit")
+    }
+
+    /// Masks a sender proof, or takes its mask off. `recipients` is the hash of the recipients beside which it stands.
+    pub(crate) fn mask_proof(&self, recipients: &[u8; 32], proof: &mut [u8; PROOF_LEN]) -> Result<(), Refused> {
+        let mut mask = Zeroizing::new([0; PROOF_LEN]);
+        self.expander.expand(&[b"sealwire v1 sender", &[self.suite.number()], recipients], &mut mask[..])?;
+        proof.iter_mut().zip(mask.iter()).for_each(|(byte, mask)| *byte ^= mask);
+        Ok(())
     }
 
     /// Encrypts a segment in place and returns its tag.

@@ -55,7 +55,7 @@ impl Cmk {
     /// # Errors
     /// [`KeyError`].
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        pem::cmk_from_pem(pem)
+        pem::read_secret(pem, pem::X25519, backend::x25519_public).map(Self::from_secret)
     }
 
     /// The PKCS#8 document (RFC 8410), as OpenSSL reads it.
@@ -63,7 +63,7 @@ impl Cmk {
     /// # Errors
     /// [`KeyError::Pem`] when the document cannot be built.
     pub fn to_pem(&self) -> Result<zeroize::Zeroizing<String>, KeyError> {
-        pem::cmk_to_pem(self.secret.bytes())
+        pem::write_secret(self.secret.bytes(), pem::X25519)
     }
 
     /// The public half.
@@ -94,6 +94,12 @@ pub trait Decapsulator: Send + Sync {
     /// [`DecapsulateError::Refused`] for an `enc` that gives no shared secret; [`DecapsulateError::Unavailable`]
     /// when the key could not be asked.
     fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError>;
+
+    /// Whether nobody but this reader can use the key. Unless that is stated, what it opens is at most by one of a
+    /// group (spec 6.6).
+    fn is_mine_alone(&self) -> bool {
+        false
+    }
 }
 
 /// Why a decapsulation gave nothing.
@@ -116,5 +122,9 @@ impl Decapsulator for Cmk {
     fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
         let enc = enc.try_into().map_err(|_| DecapsulateError::Refused)?;
         kem::decapsulate(&self.secret, self.recipient.public_key(), enc).map_err(|_| DecapsulateError::Refused)
+    }
+
+    fn is_mine_alone(&self) -> bool {
+        true
     }
 }

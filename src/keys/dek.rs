@@ -4,7 +4,10 @@ use crate::{
 };
 
 /// A data encryption key: 32 bytes, wiped when dropped. Neither printed nor cloned, and used up by who takes it.
-pub struct Dek(pub(crate) Secret32);
+pub struct Dek {
+    pub(crate) secret: Secret32,
+    pub(crate) mine_alone: bool,
+}
 
 impl Dek {
     /// A new DEK from the operating system's generator.
@@ -16,12 +19,26 @@ impl Dek {
     }
 
     pub(crate) fn generate_from(entropy: &mut Entropy) -> Result<Self, EntropyError> {
-        entropy.secret().map(Self)
+        Ok(Self { secret: entropy.secret()?, mine_alone: true })
     }
 
     /// A DEK that was made elsewhere: 32 bytes from a good generator. Wipe your own copy.
     #[must_use]
     pub fn import(bytes: &[u8; 32]) -> Self {
-        Self(Secret32::copied(bytes))
+        Self::found(Secret32::copied(bytes))
+    }
+
+    /// A DEK of which nothing is known but its bytes.
+    pub(crate) fn found(secret: Secret32) -> Self {
+        Self { secret, mine_alone: false }
+    }
+
+    /// States that nobody else holds this DEK or can have it from where it came: no other user of that key service, no
+    /// other message under another block. Only then can a sealer sign it ([`SenderKey`](crate::SenderKey)), or an
+    /// opener call a message verified ([`Sender`](crate::Sender)).
+    #[must_use]
+    pub fn mine_alone(mut self) -> Self {
+        self.mine_alone = true;
+        self
     }
 }

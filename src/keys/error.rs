@@ -26,6 +26,6 @@ pub enum KeyError {
     #[error("the key is for KEM {0:#06x}, which this build does not support")]
     UnsupportedKem(u16),
     /// A PEM or DER document that is not the one key it should be.
-    #[error("the PEM document is not an X25519 key as RFC 8410 has it: {0}")]
+    #[error("the PEM document is not the key that is needed, as RFC 8410 has it: {0}")]
     Pem(&'static str),
 }

@@ -3,12 +3,14 @@
 
 use zeroize::Zeroizing;
 
-use super::{Cmk, KeyError, Recipient, pem, text};
+use super::{Cmk, KeyError, Recipient, SenderKey, VerifyingKey, pem, text::Kind};
 
 /// No key file is longer; whoever reads one stops there.
 pub const KEY_FILE_MAX: usize = 64 * 1024;
 
 const WANTED_SECRET: &str = "a secret key (SW-SECRET-CMK-1… or a PKCS#8 PEM of an X25519 key)";
+const WANTED_SENDER_SECRET: &str = "a sender's secret key (SW-SECRET-SENDER-1… or a PKCS#8 PEM of an Ed25519 key)";
+const WANTED_SENDER: &str = "a sender (sws1… or an SPKI PEM of an Ed25519 key)";
 const WANTED_PUBLIC: &str = "a recipient (swr1… or an SPKI PEM of an X25519 key)";
 
 /// Reads the one CMK of a key file.
@@ -17,7 +19,7 @@ const WANTED_PUBLIC: &str = "a recipient (swr1… or an SPKI PEM of an X25519 ke
 /// [`KeyError`], which says what the text is instead where it has marks of its own.
 pub fn cmk_from_key_file(content: &str) -> Result<Cmk, KeyError> {
     let key = only_key(content)?;
-    if text::is_cmk(key) {
+    if Kind::of(key) == Some(Kind::Cmk) {
         return Cmk::from_text(key);
     }
     match pem::label(key) {
@@ -36,13 +38,60 @@ pub fn cmk_from_key_file(content: &str) -> Result<Cmk, KeyError> {
 /// ```
 #[must_use]
 pub fn cmk_to_key_file(cmk: &Cmk, created: &str) -> Zeroizing<String> {
-    let secret = cmk.to_text();
-    let head = format!("# created: {created}\n# recipient: {}\n", cmk.recipient());
+    write_key_file(&format!("# created: {created}\n# recipient: {}\n", cmk.recipient()), &cmk.to_text())
+}
+
+/// Reads the one sender's key of a key file.
+///
+/// # Errors
+/// [`KeyError`], which says what the text is instead where it has marks of its own.
+pub fn sender_key_from_key_file(content: &str) -> Result<SenderKey, KeyError> {
+    let key = only_key(content)?;
+    if Kind::of(key) == Some(Kind::SenderSecret) {
+        return SenderKey::from_text(key);
+    }
+    match pem::label(key) {
+        Some("PRIVATE KEY") => SenderKey::from_pem(key),
+        _ => Err(KeyError::WrongKind { found: describe(key), wanted: WANTED_SENDER_SECRET }),
+    }
+}
+
+/// Writes a sender's key file: the public half and the date in comments, then the key.
+#[must_use]
+pub fn sender_key_to_key_file(key: &SenderKey, created: &str) -> Zeroizing<String> {
+    write_key_file(&format!("# created: {created}\n# sender: {}\n", key.verifying_key()), &key.to_text())
+}
+
+fn write_key_file(head: &str, secret: &str) -> Zeroizing<String> {
+    // Sized beforehand: a string that grows leaves copies of a secret behind.
     let mut file = Zeroizing::new(String::with_capacity(head.len() + secret.len() + 1));
-    file.push_str(&head);
-    file.push_str(&secret);
+    file.push_str(head);
+    file.push_str(secret);
     file.push('\n');
     file
+}
+
+/// Reads a sender from a string or a PEM document.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn sender_from_text(content: &str) -> Result<VerifyingKey, KeyError> {
+    let key = only_key(content)?;
+    if Kind::of(key) == Some(Kind::Sender) {
+        return key.parse();
+    }
+    match pem::label(key) {
+        Some("PUBLIC KEY") => VerifyingKey::from_pem(key),
+        _ => Err(KeyError::WrongKind { found: describe(key), wanted: WANTED_SENDER }),
+    }
+}
+
+/// Reads a list of senders: a string a line, blank lines and `#` comments between; or one PEM document.
+///
+/// # Errors
+/// [`KeyError`]; the number of the line, from 1, is beside it.
+pub fn senders_from_list(content: &str) -> Result<Vec<VerifyingKey>, (usize, KeyError)> {
+    list(content, sender_from_text)
 }
 
 /// Reads a recipient from a string or a PEM document.
@@ -51,7 +100,7 @@ pub fn cmk_to_key_file(cmk: &Cmk, created: &str) -> Zeroizing<String> {
 /// [`KeyError`].
 pub fn recipient_from_text(content: &str) -> Result<Recipient, KeyError> {
     let key = only_key(content)?;
-    if text::is_recipient(key) {
+    if Kind::of(key) == Some(Kind::Recipient) {
         return key.parse();
     }
     match pem::label(key) {
@@ -65,14 +114,16 @@ pub fn recipient_from_text(content: &str) -> Result<Recipient, KeyError> {
 /// # Errors
 /// [`KeyError`]; the number of the line, from 1, is beside it.
 pub fn recipients_from_list(content: &str) -> Result<Vec<Recipient>, (usize, KeyError)> {
+    list(content, recipient_from_text)
+}
+
+fn list<T>(content: &str, read: impl Fn(&str) -> Result<T, KeyError>) -> Result<Vec<T>, (usize, KeyError)> {
     if pem::label(content).is_some() {
-        return Ok(vec![recipient_from_text(content).map_err(|e| (1, e))?]);
+        return Ok(vec![read(content).map_err(|e| (1, e))?]);
     }
     let lines = content.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
-    let found: Vec<_> = lines
-        .filter(|(_, line)| is_content(line))
-        .map(|(i, line)| recipient_from_text(line).map_err(|e| (i, e)))
-        .collect::<Result<_, _>>()?;
+    let found: Vec<_> =
+        lines.filter(|(_, line)| is_content(line)).map(|(i, line)| read(line).map_err(|e| (i, e))).collect::<Result<_, _>>()?;
     if found.is_empty() { Err((1, KeyError::Empty)) } else { Ok(found) }
 }
 
@@ -107,11 +158,8 @@ fn line_end(s: &str, from: usize) -> Option<usize> {
 
 /// What a text is that is not the key that was wanted.
 fn describe(key: &str) -> &'static str {
-    if text::is_cmk(key) {
-        return "a secret key";
-    }
-    if text::is_recipient(key) {
-        return "a recipient, the public half of a key";
+    if let Some(kind) = Kind::of(key) {
+        return kind.describe();
     }
     if key.starts_with("ssh-") || key.starts_with("ecdsa-sha2-") {
         return "an SSH public key";

@@ -1,4 +1,5 @@
-//! Who can read (spec 12): CMKs and their public halves, DEKs, keyrings, and the forms that keys take as text.
+//! Who can read and who has written (spec 12): CMKs, senders' keys, their public halves, DEKs, keyrings, and the forms that
+//! keys take as text.
 
 mod cmk;
 mod dek;
@@ -8,15 +9,20 @@ mod fingerprint;
 mod keyring;
 mod pem;
 mod recipient;
+mod sender;
 mod text;
 
 pub use cmk::{Cmk, DecapsulateError, Decapsulator};
 pub use dek::Dek;
 pub use error::KeyError;
-pub use file::{KEY_FILE_MAX, cmk_from_key_file, cmk_to_key_file, recipient_from_text, recipients_from_list};
+pub use file::{
+    KEY_FILE_MAX, cmk_from_key_file, cmk_to_key_file, recipient_from_text, recipients_from_list, sender_from_text,
+    sender_key_from_key_file, sender_key_to_key_file, senders_from_list,
+};
 pub use fingerprint::Fingerprint;
 pub(crate) use keyring::Candidate;
 pub use keyring::Keyring;
 pub use recipient::Recipient;
+pub use sender::{SenderKey, VerifyingKey};
 
 pub use crate::crypto::kem::{NotContributory, SharedSecret};

@@ -1,4 +1,4 @@
-//! PEM forms (spec 12.2): SPKI and PKCS#8 for X25519, RFC 8410.
+//! PEM forms (spec 12.2): SPKI and PKCS#8 for X25519 and Ed25519, RFC 8410.
 
 use pkcs8::{
     AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfoRef, SecretDocument, SubjectPublicKeyInfoRef,
@@ -10,10 +10,16 @@ use pkcs8::{
 };
 use zeroize::Zeroizing;
 
-use super::{Cmk, KeyError, Recipient};
+use super::KeyError;
+use crate::crypto::Secret32;
 
-const X25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.110");
-const ALGORITHM: AlgorithmIdentifierRef<'static> = AlgorithmIdentifierRef { oid: X25519, parameters: None };
+/// An algorithm of RFC 8410: keys of 32 bytes, and no parameters.
+pub(super) type Algorithm = AlgorithmIdentifierRef<'static>;
+
+pub(super) const X25519: Algorithm =
+    AlgorithmIdentifierRef { oid: ObjectIdentifier::new_unwrap("1.3.101.110"), parameters: None };
+pub(super) const ED25519: Algorithm =
+    AlgorithmIdentifierRef { oid: ObjectIdentifier::new_unwrap("1.3.101.112"), parameters: None };
 
 /// The label of a PEM document, as told by its first boundary.
 pub(super) fn label(pem: &str) -> Option<&str> {
@@ -24,51 +30,58 @@ fn broken<E>(_: E) -> KeyError {
     KeyError::Pem("it cannot be decoded")
 }
 
-fn check_algorithm(found: &AlgorithmIdentifierRef<'_>) -> Result<(), KeyError> {
+/// Refuses every algorithm but the one that is wanted, and says which the other is where that is known.
+fn check_algorithm(found: &AlgorithmIdentifierRef<'_>, wanted: Algorithm) -> Result<(), KeyError> {
     // [TXT-5]
-    if *found == ALGORITHM { Ok(()) } else { Err(KeyError::Pem("its algorithm is not X25519")) }
+    match found {
+        found if *found == wanted => Ok(()),
+        found if *found == X25519 => {
+            Err(KeyError::Pem("it is an X25519 key, which opens; an Ed25519 key, which signs, is needed"))
+        }
+        found if *found == ED25519 => {
+            Err(KeyError::Pem("it is an Ed25519 key, which signs; an X25519 key, which opens, is needed"))
+        }
+        _ => Err(KeyError::Pem("its algorithm is another one")),
+    }
 }
 
-pub(super) fn cmk_from_pem(pem: &str) -> Result<Cmk, KeyError> {
+/// Reads the secret key of a PKCS#8 document; `public_of` computes its public half, to compare.
+pub(super) fn read_secret(pem: &str, wanted: Algorithm, public_of: impl Fn(&[u8; 32]) -> [u8; 32]) -> Result<Secret32, KeyError> {
     let (label, document) = SecretDocument::from_pem(pem.trim_start()).map_err(broken)?;
     if label != "PRIVATE KEY" {
         return Err(KeyError::WrongKind { found: "a PEM document of another kind", wanted: "a PKCS#8 PRIVATE KEY" });
     }
     let info = PrivateKeyInfoRef::from_der(document.as_bytes()).map_err(broken)?;
-    check_algorithm(&info.algorithm)?;
+    check_algorithm(&info.algorithm, wanted)?;
     let inner = <&OctetStringRef>::from_der(info.private_key.as_bytes()).map_err(broken)?;
     let secret = inner.as_bytes().try_into().map_err(|_| KeyError::Pem("the key is not 32 bytes"))?;
-    let cmk = Cmk::from_x25519(secret);
     // [TXT-6]
-    match info.public_key.map(|bits| bits.as_bytes() == Some(cmk.recipient().public_key())) {
+    match info.public_key.map(|bits| bits.as_bytes() == Some(&public_of(secret)[..])) {
         Some(false) => Err(KeyError::Pem("its public key is not that of its private key")),
-        _ => Ok(cmk),
+        _ => Ok(Secret32::copied(secret)),
     }
 }
 
-pub(super) fn cmk_to_pem(secret: &[u8; 32]) -> Result<Zeroizing<String>, KeyError> {
+pub(super) fn write_secret(secret: &[u8; 32], algorithm: Algorithm) -> Result<Zeroizing<String>, KeyError> {
     let inner = OctetStringRef::new(secret).and_then(|octets| Ok(Zeroizing::new(octets.to_der()?))).map_err(broken)?;
-    let info = PrivateKeyInfoRef::new(ALGORITHM, OctetStringRef::new(&inner).map_err(broken)?);
+    let info = PrivateKeyInfoRef::new(algorithm, OctetStringRef::new(&inner).map_err(broken)?);
     let document = SecretDocument::try_from(&info).map_err(broken)?;
     document.to_pem("PRIVATE KEY", LineEnding::LF).map_err(broken)
 }
 
-pub(super) fn recipient_from_pem(pem: &str) -> Result<Recipient, KeyError> {
+pub(super) fn read_public(pem: &str, wanted: Algorithm) -> Result<[u8; 32], KeyError> {
     let (label, document) = Document::from_pem(pem.trim_start()).map_err(broken)?;
     if label != "PUBLIC KEY" {
         return Err(KeyError::WrongKind { found: "a PEM document of another kind", wanted: "an SPKI PUBLIC KEY" });
     }
     let info = SubjectPublicKeyInfoRef::try_from(document.as_bytes()).map_err(broken)?;
-    check_algorithm(&info.algorithm)?;
+    check_algorithm(&info.algorithm, wanted)?;
     let public = info.subject_public_key.as_bytes().and_then(|bytes| bytes.try_into().ok());
-    Recipient::from_x25519(public.ok_or(KeyError::Pem("the key is not 32 bytes"))?)
+    public.ok_or(KeyError::Pem("the key is not 32 bytes"))
 }
 
-pub(super) fn recipient_to_pem(recipient: &Recipient) -> Result<String, KeyError> {
-    let info = SubjectPublicKeyInfoRef {
-        algorithm: ALGORITHM,
-        subject_public_key: BitStringRef::from_bytes(recipient.public_key()).map_err(broken)?,
-    };
+pub(super) fn write_public(public: &[u8; 32], algorithm: Algorithm) -> Result<String, KeyError> {
+    let info = SubjectPublicKeyInfoRef { algorithm, subject_public_key: BitStringRef::from_bytes(public).map_err(broken)? };
     let document = Document::try_from(&info).map_err(broken)?;
     document.to_pem("PUBLIC KEY", LineEnding::LF).map_err(broken)
 }
@@ -76,6 +89,7 @@ pub(super) fn recipient_to_pem(recipient: &Recipient) -> Result<String, KeyError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::{Cmk, Recipient};
 
     /// RFC 8410 §10.3 is Ed25519's; these are X25519's, from RFC 7748 §6.1 (Alice), in the DER that RFC 8410 gives.
     fn alice() -> ([u8; 32], [u8; 32]) {

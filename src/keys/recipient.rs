@@ -39,7 +39,7 @@ impl Recipient {
     /// # Errors
     /// [`KeyError`].
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        pem::recipient_from_pem(pem)
+        Self::from_x25519(pem::read_public(pem, pem::X25519)?)
     }
 
     /// The SPKI document (RFC 8410), as OpenSSL reads it.
@@ -47,7 +47,7 @@ impl Recipient {
     /// # Errors
     /// [`KeyError::Pem`] when the document cannot be built.
     pub fn to_pem(&self) -> Result<String, KeyError> {
-        pem::recipient_to_pem(self)
+        pem::write_public(&self.public, pem::X25519)
     }
 
     /// Which KEM the key is for.
@@ -89,6 +89,6 @@ impl FromStr for Recipient {
     type Err = KeyError;
 
     fn from_str(s: &str) -> Result<Self, KeyError> {
-        Self::from_x25519(*text::decode_recipient(s)?)
+        Self::from_x25519(text::decode_recipient(s)?)
     }
 }

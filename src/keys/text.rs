@@ -1,4 +1,4 @@
-//! Bech32m strings (spec 12.1): HPKE kem id (2 bytes), then the key.
+//! Bech32m strings (spec 12.1): recipients and CMKs with the HPKE kem id (2 bytes) before the key, senders without.
 
 use bech32::{Bech32m, Checksum, Fe1024, Hrp, primitives::decode::CheckedHrpstring};
 use zeroize::Zeroizing;
@@ -8,6 +8,13 @@ use crate::{crypto::Secret32, wire::Kem};
 
 const RECIPIENT: &str = "swr";
 const CMK: &str = "sw-secret-cmk-";
+const SENDER: &str = "sws";
+const SENDER_SECRET: &str = "sw-secret-sender-";
+
+const WANTED_RECIPIENT: &str = "a recipient (swr1…)";
+const WANTED_CMK: &str = "a secret key (SW-SECRET-CMK-1…)";
+const WANTED_SENDER: &str = "a sender (sws1…)";
+const WANTED_SENDER_SECRET: &str = "a sender's secret key (SW-SECRET-SENDER-1…)";
 
 /// Bech32m without its limit on length: post-quantum public keys are 1,218 bytes.
 enum LongBech32m {}
@@ -24,17 +31,25 @@ impl Checksum for LongBech32m {
 }
 
 pub(super) fn encode_recipient(kem: Kem, public: &[u8]) -> String {
-    encode(RECIPIENT, kem, public, false)
+    encode(RECIPIENT, &kem.id().to_be_bytes(), public, false)
 }
 
 pub(super) fn encode_cmk(kem: Kem, secret: &[u8]) -> Zeroizing<String> {
-    Zeroizing::new(encode(CMK, kem, secret, true))
+    Zeroizing::new(encode(CMK, &kem.id().to_be_bytes(), secret, true))
 }
 
-fn encode(hrp: &str, kem: Kem, key: &[u8], upper: bool) -> String {
+pub(super) fn encode_sender(public: &[u8; 32]) -> String {
+    encode(SENDER, &[], public, false)
+}
+
+pub(super) fn encode_sender_secret(secret: &[u8; 32]) -> Zeroizing<String> {
+    Zeroizing::new(encode(SENDER_SECRET, &[], secret, true))
+}
+
+fn encode(hrp: &str, kem_id: &[u8], key: &[u8], upper: bool) -> String {
     let hrp = Hrp::parse_unchecked(hrp);
     let mut data = Zeroizing::new(Vec::with_capacity(key.len() + 2));
-    data.extend(kem.id().to_be_bytes());
+    data.extend(kem_id);
     data.extend(key);
     // Sized beforehand: a string that grows leaves copies of a secret behind.
     let mut out = String::with_capacity(hrp.len() + 8 + (data.len() * 8).div_ceil(5));
@@ -47,52 +62,70 @@ fn encode(hrp: &str, kem: Kem, key: &[u8], upper: bool) -> String {
     out
 }
 
-pub(super) fn decode_recipient(s: &str) -> Result<Box<[u8; 32]>, KeyError> {
-    if has_prefix(s, CMK) {
-        return Err(KeyError::WrongKind { found: "a secret key", wanted: "a recipient (swr1…)" });
-    }
-    let secret = decode(s, RECIPIENT, "a recipient (swr1…)")?;
-    Ok(Box::new(*secret.bytes()))
+pub(super) fn decode_recipient(s: &str) -> Result<[u8; 32], KeyError> {
+    let key = decode(s, RECIPIENT, &Kem::X25519.id().to_be_bytes(), WANTED_RECIPIENT)?;
+    Ok(*key.bytes())
 }
 
 pub(super) fn decode_cmk(s: &str) -> Result<Secret32, KeyError> {
-    if has_prefix(s, RECIPIENT) {
-        return Err(KeyError::WrongKind { found: "a recipient, the public half", wanted: "a secret key (SW-SECRET-CMK-1…)" });
-    }
-    decode(s, CMK, "a secret key (SW-SECRET-CMK-1…)")
+    decode(s, CMK, &Kem::X25519.id().to_be_bytes(), WANTED_CMK)
+}
+
+pub(super) fn decode_sender(s: &str) -> Result<[u8; 32], KeyError> {
+    Ok(*decode(s, SENDER, &[], WANTED_SENDER)?.bytes())
+}
+
+pub(super) fn decode_sender_secret(s: &str) -> Result<Secret32, KeyError> {
+    decode(s, SENDER_SECRET, &[], WANTED_SENDER_SECRET)
 }
 
 /// Whether `s` starts as a key string of this kind does.
-pub(super) fn has_prefix(s: &str, hrp: &str) -> bool {
+fn has_prefix(s: &str, hrp: &str) -> bool {
     s.get(..hrp.len()).is_some_and(|p| p.eq_ignore_ascii_case(hrp)) && s.as_bytes().get(hrp.len()) == Some(&b'1')
 }
 
-pub(super) fn is_recipient(s: &str) -> bool {
-    has_prefix(s, RECIPIENT)
+/// What a key string is, as its human-readable part says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Recipient,
+    Cmk,
+    Sender,
+    SenderSecret,
 }
 
-pub(super) fn is_cmk(s: &str) -> bool {
-    has_prefix(s, CMK)
+impl Kind {
+    pub(super) fn of(s: &str) -> Option<Self> {
+        let kinds = [(RECIPIENT, Self::Recipient), (CMK, Self::Cmk), (SENDER, Self::Sender), (SENDER_SECRET, Self::SenderSecret)];
+        kinds.into_iter().find(|(hrp, _)| has_prefix(s, hrp)).map(|(_, kind)| kind)
+    }
+
+    pub(super) fn describe(self) -> &'static str {
+        match self {
+            Self::Recipient => "a recipient, the public half of a key",
+            Self::Cmk => "a secret key",
+            Self::Sender => "a sender, the public half of a sender's key",
+            Self::SenderSecret => "a sender's secret key, which signs and opens nothing",
+        }
+    }
 }
 
-fn decode(s: &str, hrp: &str, wanted: &'static str) -> Result<Secret32, KeyError> {
+fn decode(s: &str, hrp: &str, kem_id: &[u8], wanted: &'static str) -> Result<Secret32, KeyError> {
     // [TXT-1]
     if !has_prefix(s, hrp) {
-        return Err(KeyError::WrongKind { found: "something else", wanted });
+        return Err(KeyError::WrongKind { found: Kind::of(s).map_or("something else", Kind::describe), wanted });
     }
     let parsed = CheckedHrpstring::new::<LongBech32m>(s).map_err(|_| KeyError::Damaged("the checksum does not hold"))?;
     let mut data = Zeroizing::new(Vec::with_capacity(s.len()));
     data.extend(parsed.byte_iter());
-    let (id, key) = data.split_first_chunk::<2>().ok_or(KeyError::Damaged("it is too short"))?;
-    let kem = u16::from_be_bytes(*id);
+    let (id, key) = data.split_at_checked(kem_id.len()).ok_or(KeyError::Damaged("it is too short"))?;
     // [TXT-2]
-    if kem != Kem::X25519.id() {
-        return Err(KeyError::UnsupportedKem(kem));
+    if id != kem_id {
+        return Err(KeyError::UnsupportedKem(id.iter().fold(0, |id, byte| id << 8 | u16::from(*byte))));
     }
     // [TXT-3]
     let key: &[u8; 32] = key.try_into().map_err(|_| KeyError::Damaged("the key is not 32 bytes"))?;
     // [TXT-4]
-    let again = Zeroizing::new(encode(hrp, Kem::X25519, key, false));
+    let again = Zeroizing::new(encode(hrp, kem_id, key, false));
     if !again.eq_ignore_ascii_case(s) {
         return Err(KeyError::Damaged("its padding is not zero"));
     }
@@ -106,7 +139,7 @@ mod tests {
     #[test]
     fn long_strings_keep_the_code_sane() {
         LongBech32m::sanity_check();
-        let long = encode("swr", Kem::XWing, &[0x5a; 1216], false);
+        let long = encode_recipient(Kem::XWing, &[0x5a; 1216]);
         let parsed = CheckedHrpstring::new::<LongBech32m>(&long).unwrap();
         assert_eq!(parsed.byte_iter().count(), 1218);
     }
@@ -121,17 +154,14 @@ mod tests {
     /// Proves TXT-1, TXT-2, TXT-3, TXT-4.
     #[test]
     fn strings_are_strict() {
-        let good = encode(RECIPIENT, Kem::X25519, &[9; 32], false);
+        let good = encode_recipient(Kem::X25519, &[9; 32]);
         assert!(decode_recipient(&good).is_ok());
         assert!(decode_recipient(&good.to_uppercase()).is_ok());
         let mixed: String = good.chars().enumerate().map(|(i, c)| if i % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect();
         assert!(decode_recipient(&mixed).is_err());
         assert!(matches!(decode_recipient(&good[1..]), Err(KeyError::WrongKind { .. })));
-        assert!(matches!(decode_recipient(&encode(RECIPIENT, Kem::X25519, &[9; 31], false)), Err(KeyError::Damaged(_))));
-        assert!(matches!(
-            decode_recipient(&encode(RECIPIENT, Kem::XWing, &[9; 32], false)),
-            Err(KeyError::UnsupportedKem(0x647a))
-        ));
+        assert!(matches!(decode_recipient(&encode_recipient(Kem::X25519, &[9; 31])), Err(KeyError::Damaged(_))));
+        assert!(matches!(decode_recipient(&encode_recipient(Kem::XWing, &[9; 32])), Err(KeyError::UnsupportedKem(0x647a))));
         assert!(matches!(decode_recipient(&encode_cmk(Kem::X25519, &[9; 32])), Err(KeyError::WrongKind { .. })));
         assert!(matches!(decode_cmk(&good), Err(KeyError::WrongKind { .. })));
         for i in 4..good.len() {

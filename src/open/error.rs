@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use super::Sender;
 use crate::{keys::DecapsulateError, wire::ParseError};
 
 /// Why something could not be opened. Whatever depends on a key is one thing to a peer
@@ -22,6 +23,19 @@ pub enum OpenError {
     /// A DEK was found, and the block is not its maker's.
     #[error("header_mac does not hold: the DEK block was changed")]
     HeaderMac,
+    /// A sender proof does not hold.
+    #[error("the sender proof does not hold: the message is not from whom it says")]
+    Proof,
+    /// A renewal of a channel by another sender than the epoch before.
+    #[error("the sender of the channel changed in the middle of it")]
+    SenderChanged,
+    /// The message was opened and committed before (spec 10.4). It is authentic: acknowledge it and drop it.
+    #[error("a duplicate: this message was opened before")]
+    Duplicate,
+    /// The message was opened before and is neither committed nor dropped yet. It is authentic: leave it where it is, and
+    /// see what becomes of the other copy.
+    #[error("another copy of this message is being handled")]
+    InHand,
     /// A tag does not hold: bytes, order, context or binding are not what was sealed.
     #[error("segment {index} is not authentic: the message was changed, moved, or bound to something else")]
     Segment {
@@ -86,4 +100,29 @@ pub enum PolicyError {
     /// The context is not the expected one.
     #[error("the context is not the expected one")]
     Context,
+    /// The sender is not in the list, or not with this standing. What it says of the sender is claimed, not verified.
+    #[error("{}", sender_refused(.0))]
+    Sender(Sender),
+    /// A classical suite, where post-quantum ones are required.
+    #[error("suite {0} is not post-quantum, and that is required here")]
+    NotPostQuantum(u8),
+    /// An external whose provider nobody vouches for, where post-quantum suites are required.
+    #[error("the DEK is also wrapped by {0}, which is not known to be post-quantum")]
+    ProviderNotPostQuantum(String),
+    /// The window against replays is full: a larger one, or a shorter maximum age, is needed.
+    #[error("the window against replays is full with {capacity} messages; nothing new is opened until old ones expire")]
+    WindowFull {
+        /// Names it holds.
+        capacity: usize,
+    },
+    /// A window against replays without a maximum age would have to grow for ever.
+    #[error("a window against replays needs a maximum age in the policy")]
+    WindowWithoutAge,
+}
+
+fn sender_refused(sender: &Sender) -> String {
+    match sender.key() {
+        None => "it has no sender proof, and only listed senders are opened".into(),
+        Some(key) => format!("it says it is from {key}, standing {}, and that is not allowed here", sender.standing()),
+    }
 }

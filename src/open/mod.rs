@@ -6,7 +6,10 @@
 mod cache;
 mod error;
 mod policy;
-mod search;
+mod replay;
+pub(crate) mod search;
+mod sender;
+mod unlocked;
 pub mod untrusted;
 
 use std::{borrow::Cow, fmt, sync::Arc};
@@ -14,16 +17,20 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    crypto::{is_built, schedule::Schedule},
-    keys::{Dek, Fingerprint, Keyring},
+    crypto::{check_built, proof::Covers},
+    keys::{Dek, Fingerprint, Keyring, VerifyingKey},
     payload::{Segments, ZeroizeAll, unpadded_len},
     platform::Clock,
-    wire::{DekBlock, ParseError},
+    wire::DekBlock,
 };
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
-pub use policy::{CachePolicy, Policy};
-use search::{Search, verify};
+pub use policy::{CachePolicy, ExpectedContext, Policy};
+use replay::Receipt;
+pub use replay::ReplayWindow;
+use search::{find, verify};
+pub use sender::{NoSuchStanding, Sender, Senders, Standing};
+pub(crate) use unlocked::Unlocked;
 use untrusted::Message;
 
 /// Opens one envelope with the keys of `with`, under the default [`Policy`].
@@ -34,16 +41,8 @@ pub fn open(envelope: &[u8], with: &Keyring) -> Result<Opened, OpenError> {
     Opener::new(with.clone()).open(envelope)
 }
 
-/// Who has sent a message, as far as it can be known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Sender {
-    /// The message says nothing of its sender: anyone who has the recipient could have written it.
-    Anonymous,
-}
-
 /// What was in an envelope, all of it authenticated.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Opened {
     /// The payload.
     pub payload: Bytes,
@@ -57,7 +56,38 @@ pub struct Opened {
     pub created_at: u64,
     /// The key that opened it; `None` where the DEK came from elsewhere.
     pub key: Option<Fingerprint>,
+    /// Its entry in the window against replays.
+    receipt: Option<Arc<Receipt>>,
 }
+
+impl Opened {
+    /// Says that the application has the message for good: from now on the window of the policy
+    /// ([`ReplayWindow`]) takes every copy of it for a duplicate. Without a window it does nothing.
+    ///
+    /// Until then, and when this and all its clones are dropped before, the message may come again. On a channel the messages that
+    /// begin an epoch carry an entry (that of a whole batch is with its last message); the others do nothing here.
+    pub fn commit(&self) {
+        if let Some(receipt) = &self.receipt {
+            receipt.commit();
+        }
+    }
+
+    /// One message of a batch that goes on: the entry in the window is the last one's.
+    pub(crate) fn part(&self, payload: Bytes, is_last: bool) -> Self {
+        let receipt = if is_last { self.receipt.clone() } else { None };
+        Self { payload, receipt, context: self.context.clone(), ..*self }
+    }
+}
+
+/// The same message, whatever becomes of its entry in a window.
+impl PartialEq for Opened {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |opened: &Self| (opened.sender, opened.seq, opened.created_at, opened.key);
+        parts(self) == parts(other) && self.payload == other.payload && self.context == other.context
+    }
+}
+
+impl Eq for Opened {}
 
 /// Shows everything but the payload and the context, of which the lengths.
 impl fmt::Debug for Opened {
@@ -71,15 +101,6 @@ impl fmt::Debug for Opened {
             .field("key", &self.key)
             .finish()
     }
-}
-
-/// A block whose header_mac holds: the keys of its DEK.
-pub(crate) struct Unlocked {
-    pub(crate) schedule: Schedule,
-    pub(crate) created_at: u64,
-    pub(crate) salt: [u8; 16],
-    pub(crate) header_mac: [u8; 32],
-    pub(crate) key: Option<Fingerprint>,
 }
 
 /// Settings of an [`Opener`].
@@ -198,7 +219,9 @@ impl Opener {
     /// [`OpenError`]; whatever had become plaintext is wiped before the buffer is let go.
     pub fn open_in_place(&self, mut envelope: BytesMut) -> Result<Opened, OpenError> {
         let message = self.parse(&envelope)?;
-        let unlocked = self.unlock(message.raw_block, &message.block)?;
+        let unlocked = self.unlock(message.raw_block, &message.block, Covers::Dek, None)?;
+        unlocked.verify_message([message.raw_head, message.body, &self.0.policy.binding])?;
+        self.check_room(&unlocked, message.head.seq)?;
         let Message { plan, body_at, head_at, plaintext, .. } = message;
         let (seq, padded, context_len) = (message.head.seq, message.head.flags.padded, message.head.context.len());
         let (front, body) = envelope.split_at_mut(body_at);
@@ -210,7 +233,7 @@ impl Opener {
         payload.truncate(plaintext);
         envelope.truncate(body_at);
         let context = if context_len == 0 { Bytes::new() } else { envelope.split_off(body_at - context_len).freeze() };
-        self.finish(payload, padded, context, seq, &unlocked)
+        self.finish(payload, padded, context, Numbered::Envelope(seq), &unlocked)
     }
 
     /// The AAD of segment 0: the head as it was received, and the binding.
@@ -248,29 +271,39 @@ impl Opener {
     pub fn begin<'a>(&self, envelope: &'a [u8]) -> Result<Begun<'a>, OpenError> {
         let message = self.parse(envelope)?;
         let opener = self.clone();
-        match self.unlock(message.raw_block, &message.block) {
+        match self.unlock(message.raw_block, &message.block, Covers::Dek, None) {
             Ok(unlocked) => Ok(Begun::Ready(Ready { opener, message, unlocked })),
             Err(reason) if reason.a_dek_would_help() => Ok(Begun::NeedsDek(NeedsDek { opener, message, reason })),
             Err(error) => Err(error),
         }
     }
 
-    /// Policy, cache, keyring; in that order, the policy on cache hits too.
-    pub(crate) fn unlock(&self, raw: &[u8], block: &DekBlock<'_>) -> Result<Arc<Unlocked>, OpenError> {
+    /// Policy, cache, and then the DEK that is given or a search in the keyring; the policy on cache hits too.
+    pub(crate) fn unlock(
+        &self,
+        raw: &[u8],
+        block: &DekBlock<'_>,
+        covers: Covers<'_>,
+        dek: Option<&Dek>,
+    ) -> Result<Arc<Unlocked>, OpenError> {
         self.check_block(block)?;
-        if let Some(unlocked) = self.cached(raw) {
+        // A channel reads each of its blocks once.
+        let cacheable = matches!(covers, Covers::Dek);
+        if cacheable
+            && dek.is_none()
+            && let Some(unlocked) = self.cached(raw)
+        {
+            self.0.policy.check_sender(&unlocked.sender)?;
             return Ok(unlocked);
         }
-        let unlocked = Arc::new(self.search(raw, block)?);
-        self.0.cache.insert(raw, unlocked.clone(), self.0.clock.now());
-        Ok(unlocked)
-    }
-
-    /// Takes a DEK from elsewhere; header_mac decides whether it is the block's.
-    pub(crate) fn unlock_with(&self, raw: &[u8], block: &DekBlock<'_>, dek: &Dek) -> Result<Arc<Unlocked>, OpenError> {
-        self.check_block(block)?;
-        let unlocked = Arc::new(verify(raw, block, dek, None).ok_or(OpenError::HeaderMac)?);
-        self.0.cache.insert(raw, unlocked.clone(), self.0.clock.now());
+        let found = match dek {
+            Some(dek) => verify(raw, block, dek, None).ok_or(OpenError::HeaderMac)?,
+            None => find(raw, block, &self.0.keyring, self.0.policy.limits.trials)?.1,
+        };
+        let unlocked = Arc::new(Unlocked::new(found, raw, block, covers, &self.0.policy)?);
+        if cacheable && unlocked.is_reusable() {
+            self.0.cache.insert(raw, unlocked.clone(), self.0.clock.now());
+        }
         Ok(unlocked)
     }
 
@@ -282,50 +315,77 @@ impl Opener {
     }
 
     fn check_block(&self, block: &DekBlock<'_>) -> Result<(), OpenError> {
-        // [SUI-1]
-        if !is_built(block.suite) {
-            return Err(ParseError::Unsupported { field: "suite", offset: 8, value: block.suite.number().into() }.into());
-        }
-        // [BLK-18]
-        if block.sender_proof.is_some() {
-            return Err(ParseError::Unsupported { field: "options", offset: 9, value: block.options.byte().into() }.into());
-        }
+        check_built(block.suite)?;
         Ok(self.0.policy.check_block(block, self.0.clock.unix_seconds())?)
     }
 
-    /// Tries slots and keys until a candidate DEK makes header_mac hold.
-    fn search(&self, raw: &[u8], block: &DekBlock<'_>) -> Result<Unlocked, OpenError> {
-        let mut search = Search::new(raw, block, self.0.policy.limits.trials);
-        // [WRAP-7]
-        for candidate in self.0.keyring.candidates(block) {
-            if let Some(unlocked) = search.try_key(&candidate)? {
-                return Ok(unlocked);
-            }
-        }
-        Err(search.failure)
+    /// Whether the window has room for a message that begins with a block. Asked before anything is decrypted.
+    pub(crate) fn check_room(&self, unlocked: &Unlocked, seq: u64) -> Result<(), OpenError> {
+        let Some(window) = &self.0.policy.replay else { return Ok(()) };
+        Ok(window.has_room(self.window_of(unlocked), &replay_name(unlocked, seq)?, self.0.clock.unix_seconds())?)
     }
 
-    /// What follows the last tag: padding off, and the parts put together.
+    /// Whose window it is: with a list of senders each has his own. [RPL-4]
+    fn window_of(&self, unlocked: &Unlocked) -> Option<VerifyingKey> {
+        self.0.policy.senders.as_ref().and_then(|_| unlocked.sender.key().copied())
+    }
+
+    /// What follows the last tag: padding off, a name in the window where the message has one, and the parts put together.
     pub(crate) fn finish(
         &self,
         mut plaintext: BytesMut,
         padded: bool,
         context: Bytes,
-        seq: u64,
+        seq: Numbered,
         unlocked: &Unlocked,
     ) -> Result<Opened, OpenError> {
-        if padded {
-            match unpadded_len(&plaintext) {
-                Ok(len) => plaintext.truncate(len),
-                Err(error) => {
-                    plaintext.zeroize_all();
-                    return Err(OpenError::Content(error));
-                }
+        match self.finished(&mut plaintext, padded, seq, unlocked) {
+            Ok(receipt) => {
+                let Unlocked { created_at, key, sender, .. } = *unlocked;
+                Ok(Opened { payload: plaintext.freeze(), context, sender, seq: seq.number(), created_at, key, receipt })
+            }
+            Err(error) => {
+                plaintext.zeroize_all();
+                Err(error)
             }
         }
-        let Unlocked { created_at, key, .. } = *unlocked;
-        Ok(Opened { payload: plaintext.freeze(), context, sender: Sender::Anonymous, seq, created_at, key })
     }
+
+    fn finished(
+        &self,
+        plaintext: &mut BytesMut,
+        padded: bool,
+        seq: Numbered,
+        unlocked: &Unlocked,
+    ) -> Result<Option<Arc<Receipt>>, OpenError> {
+        if padded {
+            plaintext.truncate(unpadded_len(plaintext).map_err(OpenError::Content)?);
+        }
+        let (Some(window), Numbered::Envelope(seq)) = (&self.0.policy.replay, seq) else { return Ok(None) };
+        let expires = self.0.policy.expires(unlocked.created_at);
+        let name = replay_name(unlocked, seq)?;
+        let receipt = window.enter(self.window_of(unlocked), name, expires, self.0.clock.unix_seconds())?;
+        Ok(Some(Arc::new(receipt)))
+    }
+}
+
+/// A message's number, and whether it begins with a block: only such a message has a name in a window.
+#[derive(Clone, Copy)]
+pub(crate) enum Numbered {
+    Envelope(u64),
+    FollowUp(u64),
+}
+
+impl Numbered {
+    fn number(self) -> u64 {
+        let (Self::Envelope(seq) | Self::FollowUp(seq)) = self;
+        seq
+    }
+}
+
+fn replay_name(unlocked: &Unlocked, seq: u64) -> Result<replay::Name, OpenError> {
+    let commitment = unlocked.schedule.commitment().map_err(|_| OpenError::HeaderMac)?;
+    Ok((*commitment.bytes(), seq))
 }
 
 impl Ready<'_> {
@@ -335,12 +395,15 @@ impl Ready<'_> {
     /// [`OpenError`].
     pub fn open(self) -> Result<Opened, OpenError> {
         let Self { opener, message, unlocked } = self;
+        let seq = message.head.seq;
+        unlocked.verify_message([message.raw_head, message.body, &opener.0.policy.binding])?;
+        opener.check_room(&unlocked, seq)?;
         let aad = opener.aad(message.raw_head);
-        let segments = Segments { schedule: &unlocked.schedule, seq: message.head.seq, aad: &aad };
+        let segments = Segments { schedule: &unlocked.schedule, seq, aad: &aad };
         let plaintext =
             segments.open(message.plan, message.plaintext, message.body).map_err(|index| OpenError::Segment { index })?;
         let context = Bytes::copy_from_slice(message.head.context);
-        opener.finish(plaintext, message.head.flags.padded, context, message.head.seq, &unlocked)
+        opener.finish(plaintext, message.head.flags.padded, context, Numbered::Envelope(seq), &unlocked)
     }
 }
 
@@ -363,7 +426,7 @@ impl<'a> NeedsDek<'a> {
     /// [`OpenError::HeaderMac`] when it is not the block's; a policy that has run out meanwhile.
     pub fn supply(self, dek: Dek) -> Result<Ready<'a>, OpenError> {
         let Self { opener, message, .. } = self;
-        let unlocked = opener.unlock_with(message.raw_block, &message.block, &dek)?;
+        let unlocked = opener.unlock(message.raw_block, &message.block, Covers::Dek, Some(&dek))?;
         Ok(Ready { opener, message, unlocked })
     }
 }

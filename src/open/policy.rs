@@ -1,25 +1,75 @@
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::PolicyError;
-use crate::wire::{DekBlock, Limits, Suite};
+use super::{PolicyError, ReplayWindow, Sender, Senders};
+use crate::wire::{DekBlock, Kem, Limits, Suite};
 
 /// What is opened at all (spec 10.3). Checked for every message, also where the DEK is cached.
 ///
-/// The default allows every suite that is built, any age, any context, an empty binding, and the default limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The default allows every suite that is built, any sender, any age, any context and repeats, with an empty binding and the
+/// default limits. What it is safe against is everything but who has written and how often: say whose messages you
+/// take ([`senders`](Self::senders)) wherever that matters, and keep a window ([`replay`](Self::replay)) where a
+/// message must not count twice.
+#[derive(Debug, Clone)]
 pub struct Policy {
     /// Named limits on what a peer chooses.
     pub limits: Limits,
     /// The suites that may be opened; `None` for all that are built.
     pub suites: Option<Vec<Suite>>,
+    /// Whether classical suites are refused, and externals but for those of `pq_providers`.
+    pub require_pq: bool,
+    /// Providers whose KMS keeps DEKs safe from quantum computers, as far as the caller knows.
+    pub pq_providers: Vec<String>,
+    /// Whose messages are opened; `None` for anyone's, also nobody's in particular.
+    pub senders: Option<Senders>,
     /// How old a DEK block may be by its created_at. It must exceed the sender's reuse.
     pub max_age: Option<Duration>,
     /// How far clocks may differ, where there is a `max_age`.
     pub clock_tolerance: Duration,
     /// The context that every message must have; `None` for any.
-    pub context: Option<Vec<u8>>,
+    pub context: Option<ExpectedContext>,
     /// Authenticated bytes that both sides know and that are not sent. Not for channels, which take their own.
     pub binding: Vec<u8>,
+    /// What was opened before is refused; `None` for repeats as they come. It needs a `max_age`.
+    pub replay: Option<ReplayWindow>,
+}
+
+/// Which contexts are wanted.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum ExpectedContext {
+    /// These bytes.
+    Exactly(Vec<u8>),
+    /// Whatever this says yes to. It sees bytes that are not authenticated yet.
+    Where(Arc<dyn Fn(&[u8]) -> bool + Send + Sync>),
+}
+
+impl ExpectedContext {
+    /// Whatever `wanted` says yes to. It sees bytes that are not authenticated yet.
+    pub fn when(wanted: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self::Where(Arc::new(wanted))
+    }
+
+    fn allows(&self, context: &[u8]) -> bool {
+        match self {
+            Self::Exactly(expected) => expected == context,
+            Self::Where(wanted) => wanted(context),
+        }
+    }
+}
+
+impl<T: Into<Vec<u8>>> From<T> for ExpectedContext {
+    fn from(bytes: T) -> Self {
+        Self::Exactly(bytes.into())
+    }
+}
+
+impl fmt::Debug for ExpectedContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(bytes) => f.debug_tuple("Exactly").field(bytes).finish(),
+            Self::Where(_) => f.write_str("Where(..)"),
+        }
+    }
 }
 
 impl Default for Policy {
@@ -27,10 +77,14 @@ impl Default for Policy {
         Self {
             limits: Limits::default(),
             suites: None,
+            require_pq: false,
+            pq_providers: Vec::new(),
+            senders: None,
             max_age: None,
             clock_tolerance: Duration::from_secs(300),
             context: None,
             binding: Vec::new(),
+            replay: None,
         }
     }
 }
@@ -42,7 +96,43 @@ impl Policy {
         if self.suites.as_ref().is_some_and(|suites| !suites.contains(&block.suite)) {
             return Err(PolicyError::Suite(block.suite.number()));
         }
+        self.check_pq(block)?;
+        if block.sender_proof.is_none() {
+            self.check_sender(&Sender::Anonymous)?;
+        }
+        // [RPL-1]
+        if self.replay.is_some() && self.max_age.is_none() {
+            return Err(PolicyError::WindowWithoutAge);
+        }
         self.max_age.map_or(Ok(()), |max_age| self.check_age(block.created_at, now, max_age))
+    }
+
+    fn check_pq(&self, block: &DekBlock<'_>) -> Result<(), PolicyError> {
+        if !self.require_pq {
+            return Ok(());
+        }
+        // [USE-5]
+        if block.suite.kem() != Kem::XWing && !block.slots.is_empty() {
+            return Err(PolicyError::NotPostQuantum(block.suite.number()));
+        }
+        match block.externals.iter().find(|external| !self.pq_providers.iter().any(|known| known == external.provider)) {
+            Some(external) => Err(PolicyError::ProviderNotPostQuantum(external.provider.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the sender is one of those whose messages are opened. [PRF-7]
+    pub(super) fn check_sender(&self, sender: &Sender) -> Result<(), PolicyError> {
+        match &self.senders {
+            Some(senders) if !senders.allow(sender) => Err(PolicyError::Sender(*sender)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last second at which a block of this age passes.
+    pub(super) fn expires(&self, created_at: u64) -> u64 {
+        let age = self.max_age.unwrap_or_default().as_secs();
+        created_at.saturating_add(age).saturating_add(self.clock_tolerance.as_secs())
     }
 
     fn check_age(&self, created_at: u64, now: u64, max_age: Duration) -> Result<(), PolicyError> {
@@ -62,7 +152,7 @@ impl Policy {
     pub(crate) fn check_context(&self, context: &[u8]) -> Result<(), PolicyError> {
         // [USE-5]
         match &self.context {
-            Some(expected) if expected != context => Err(PolicyError::Context),
+            Some(expected) if !expected.allows(context) => Err(PolicyError::Context),
             _ => Ok(()),
         }
     }

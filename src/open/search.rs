@@ -2,33 +2,50 @@
 
 use std::sync::Arc;
 
-use super::{OpenError, Unlocked};
+use super::OpenError;
 use crate::{
     crypto::{
         hpke::{self, MessageKey, Setting},
         schedule::Schedule,
     },
-    keys::{Candidate, DecapsulateError, Dek, Fingerprint},
+    keys::{Candidate, DecapsulateError, Dek, Fingerprint, Keyring},
     wire::{DekBlock, LimitExceeded, ParseError},
 };
 
+/// A DEK under which header_mac holds.
+pub(crate) struct Found {
+    pub(crate) schedule: Schedule,
+    /// The key that opened its slot; `None` where the DEK came from elsewhere.
+    pub(crate) key: Option<Fingerprint>,
+    /// Whether nobody else could have got it where it came from.
+    pub(crate) mine_alone: bool,
+}
+
+/// Tries slots and keys until a candidate DEK makes header_mac hold.
+pub(crate) fn find(raw: &[u8], block: &DekBlock<'_>, keyring: &Keyring, trials: u64) -> Result<(Dek, Found), OpenError> {
+    let mut search = Search { raw, block, trials: 0, limit: trials, failure: OpenError::NoMatchingKey };
+    // [WRAP-7]
+    for candidate in keyring.candidates(block) {
+        if let Some(found) = search.try_key(&candidate)? {
+            return Ok(found);
+        }
+    }
+    Err(search.failure)
+}
+
 /// The search for a DEK, and what it may cost.
-pub(super) struct Search<'a> {
+struct Search<'a> {
     raw: &'a [u8],
     block: &'a DekBlock<'a>,
     trials: u64,
     limit: u64,
     /// What to say when nothing fits.
-    pub(super) failure: OpenError,
+    failure: OpenError,
 }
 
-impl<'a> Search<'a> {
-    pub(super) fn new(raw: &'a [u8], block: &'a DekBlock<'a>, limit: u64) -> Self {
-        Self { raw, block, trials: 0, limit, failure: OpenError::NoMatchingKey }
-    }
-
+impl Search<'_> {
     /// Tries one key on the slots whose hint is its own. Slots with the same enc cost one decapsulation together.
-    pub(super) fn try_key(&mut self, candidate: &Candidate) -> Result<Option<Unlocked>, OpenError> {
+    fn try_key(&mut self, candidate: &Candidate) -> Result<Option<(Dek, Found)>, OpenError> {
         let mut tried: Vec<(&[u8], Option<MessageKey>)> = Vec::new();
         let shared: Option<&[u8]> = self.block.enc.map(|enc| &enc[..]);
         for slot in self.block.slots.iter().filter(|slot| candidate.hint.is_none_or(|hint| hint == slot.hint)) {
@@ -43,8 +60,9 @@ impl<'a> Search<'a> {
             let Some(key) = &tried[at].1 else { continue };
             let Ok(dek) = hpke::unwrap(key, slot.wrapped_dek) else { continue };
             // [KEY-2]
-            match verify(self.raw, self.block, &Dek(dek), Some(candidate.key.recipient().fingerprint())) {
-                Some(unlocked) => return Ok(Some(unlocked)),
+            let dek = Dek { secret: dek, mine_alone: candidate.key.is_mine_alone() };
+            match verify(self.raw, self.block, &dek, Some(candidate.key.recipient().fingerprint())) {
+                Some(found) => return Ok(Some((dek, found))),
                 None => self.failure = OpenError::HeaderMac,
             }
         }
@@ -67,9 +85,9 @@ impl<'a> Search<'a> {
 }
 
 /// A DEK is the block's only if header_mac says so. [KEY-1]
-pub(super) fn verify(raw: &[u8], block: &DekBlock<'_>, dek: &Dek, key: Option<Fingerprint>) -> Option<Unlocked> {
-    let schedule = Schedule::new(block.suite, block.salt, &dek.0).ok()?;
+pub(crate) fn verify(raw: &[u8], block: &DekBlock<'_>, dek: &Dek, key: Option<Fingerprint>) -> Option<Found> {
+    let schedule = Schedule::new(block.suite, block.salt, &dek.secret).ok()?;
     let (covered, mac) = raw.split_last_chunk::<32>()?;
     schedule.verify_header(covered, mac).ok()?;
-    Some(Unlocked { schedule, created_at: block.created_at, salt: *block.salt, header_mac: *mac, key })
+    Some(Found { schedule, key, mine_alone: dek.mine_alone })
 }

@@ -41,6 +41,7 @@ impl<'a> Message<'a> {
         if head.flags.channel {
             return Err(ParseError::malformed("flags", flags_at, "a message of a channel opens only in its channel"));
         }
+        head.check_under(block.options, len64(raw_block.len()))?;
         let body = reader.rest();
         let (plaintext, end) = payload::scan(body, reader.offset(), head.segment_log2, limits)?;
         // [SEG-8]

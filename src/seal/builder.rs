@@ -1,15 +1,23 @@
 //! Settings of a sealer, and the DEK block that they make.
 
-use bytes::BufMut;
+use std::sync::Arc;
 
-use super::{Reuse, SealError, Sealer};
+use super::{
+    Reuse, SealError, Sealer,
+    block::{Slot, finish_block},
+};
 use crate::{
-    crypto::{Refused, Secret32, hpke, is_built, kem::Ephemeral, schedule::Schedule},
-    keys::{Dek, Recipient},
+    crypto::{
+        Secret32, backend, is_built,
+        kem::Ephemeral,
+        proof::{Covers, Proof, Statement},
+        schedule::Schedule,
+    },
+    keys::{Dek, Recipient, SenderKey},
     platform::{Clock, Entropy, Process},
     wire::{
-        DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, SlotLayout, Slots,
-        Suite, len64,
+        DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, PROOF_LEN, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, SlotLayout,
+        Slots, Suite, len64,
     },
 };
 
@@ -26,6 +34,8 @@ pub struct SealerBuilder {
     pub(crate) limits: Limits,
     pub(super) binding: Vec<u8>,
     pub(super) dek: Option<Dek>,
+    pub(super) signer: Option<Arc<SenderKey>>,
+    pub(crate) signs_messages: bool,
     pub(super) entropy: Entropy,
     pub(super) clock: Clock,
 }
@@ -91,7 +101,21 @@ impl SealerBuilder {
         self
     }
 
-    /// The first DEK, made elsewhere. When its reuse ends, the next is from the system's generator.
+    /// Signs every DEK: one signature a block, none a message (spec 6.5). For messages to a single recipient, and for channels:
+    /// where there are several, any of them can write under the DEK too ([`Sender`](crate::Sender)).
+    pub fn sign_with(mut self, key: impl Into<Arc<SenderKey>>) -> Self {
+        (self.signer, self.signs_messages) = (Some(key.into()), false);
+        self
+    }
+
+    /// Signs every message, for any number of recipients. Each takes a DEK and a signature of its own. Not on channels.
+    pub fn sign_messages_with(mut self, key: impl Into<Arc<SenderKey>>) -> Self {
+        (self.signer, self.signs_messages) = (Some(key.into()), true);
+        self
+    }
+
+    /// The first DEK, made elsewhere. When its reuse ends, the next is from the system's generator. To be signed it must be
+    /// [`mine_alone`](Dek::mine_alone).
     pub fn dek(mut self, dek: Dek) -> Self {
         self.dek = Some(dek);
         self
@@ -131,6 +155,11 @@ impl SealerBuilder {
         // [LIM-4]
         LimitExceeded::check("recipients", len64(self.to.len()), self.limits.recipients.min(u16::MAX.into()))?;
         self.check_hints()?;
+        // [PRF-5]
+        let shared_dek = self.dek.as_ref().is_some_and(|dek| !dek.mine_alone);
+        if self.signer.is_some() && !self.signs_messages && shared_dek {
+            return Err(SealError::SharedDekSigned);
+        }
         // [WRAP-3]
         let mut seen = std::collections::HashSet::new();
         match self.to.iter().find(|r| !seen.insert(r.fingerprint())) {
@@ -147,29 +176,80 @@ impl SealerBuilder {
     }
 }
 
+/// A DEK block, and what is missing in it until its message is sealed.
+pub(super) struct Block {
+    pub(super) bytes: Vec<u8>,
+    pub(super) unsigned: Option<Unsigned>,
+}
+
+/// A block whose proof covers a message that is not there yet: proof and header_mac are zero.
+pub(crate) struct Unsigned {
+    signer: Arc<SenderKey>,
+    statement: Statement,
+}
+
+impl Unsigned {
+    /// Signs the message, whose head, segments and binding these are, and completes its block.
+    pub(super) fn sign(&self, schedule: &Schedule, block: &mut [u8], message: [&[u8]; 2]) -> Result<(), SealError> {
+        sign(&self.signer, &self.statement, schedule, block, Covers::Message(&backend::sha256(&message)))
+    }
+}
+
+fn sign(
+    signer: &SenderKey,
+    statement: &Statement,
+    schedule: &Schedule,
+    block: &mut [u8],
+    covers: Covers<'_>,
+) -> Result<(), SealError> {
+    let signature = statement.sign(schedule, signer.secret(), covers)?;
+    let proof = Proof { key: *signer.verifying_key().as_bytes(), original: statement.original, signature };
+    Ok(finish_block(schedule, block, Some(&proof))?)
+}
+
 impl SealerBuilder {
-    pub(super) fn encode_block(&mut self, dek: &Secret32, salt: &[u8; 16], schedule: &Schedule) -> Result<Vec<u8>, SealError> {
-        let options = Options { hints: self.hints, enc_per_slot: self.enc_per_slot, ..Options::default() };
+    /// The block of a DEK: slots, proof, header_mac.
+    pub(super) fn encode_block(
+        &mut self,
+        dek: &Secret32,
+        salt: &[u8; 16],
+        schedule: &Schedule,
+        covers: Covers<'_>,
+    ) -> Result<Block, SealError> {
+        let options = Options {
+            hints: self.hints,
+            enc_per_slot: self.enc_per_slot,
+            sender_proof: self.signer.is_some(),
+            proof_covers_message: self.signs_messages,
+        };
         let layout = SlotLayout::of(self.suite, options);
         let (enc, slots) = self.wrap_to_all(dek, salt, layout)?;
-        let mut block = DekBlock {
+        let created_at = self.clock.unix_seconds();
+        let block = DekBlock {
             suite: self.suite,
             options,
-            created_at: self.clock.unix_seconds(),
+            created_at,
             salt,
             enc: enc.as_ref(),
             slots: Slots::new(&slots, layout),
             externals: Externals::new(&[], 0),
-            sender_proof: None,
+            sender_proof: self.signer.is_some().then_some(&[0; PROOF_LEN]),
             header_mac: &[0; 32],
         };
         block.check_limits(&self.limits)?;
-        let mut out = Vec::with_capacity(block.encoded_len());
-        block.encode_unauthenticated(&mut out);
-        let mac = schedule.header_mac(&out)?;
-        block.header_mac = &mac;
-        out.put_slice(block.header_mac);
-        Ok(out)
+        let mut bytes = Vec::with_capacity(block.encoded_len());
+        block.encode(&mut bytes);
+        let Some(signer) = &self.signer else {
+            finish_block(schedule, &mut bytes, None)?;
+            return Ok(Block { bytes, unsigned: None });
+        };
+        let original = DekBlock::recipients(&bytes).map(|recipients| backend::sha256(&recipients)).unwrap_or_default();
+        let statement = Statement { suite: self.suite, created_at, salt: *salt, original };
+        if self.signs_messages {
+            return Ok(Block { bytes, unsigned: Some(Unsigned { signer: signer.clone(), statement }) });
+        }
+        sign(signer, &statement, schedule, &mut bytes, covers)?;
+        Ok(Block { bytes, unsigned: None })
     }
 
     /// One slot a recipient. A shared enc is made once and its secret half ends here. [WRAP-5]
@@ -180,28 +260,16 @@ impl SealerBuilder {
         layout: SlotLayout,
     ) -> Result<(Option<[u8; 32]>, Vec<u8>), SealError> {
         let mut slots = Vec::with_capacity(self.to.len() * layout.slot_len());
-        let shared = match layout {
-            SlotLayout::SharedEnc => Some(Ephemeral::new(self.entropy.secret()?)),
-            _ => None,
-        };
+        let slot = Slot { suite: self.suite, hints: self.hints, salt, dek };
+        if layout == SlotLayout::SharedEnc {
+            let shared = Ephemeral::new(self.entropy.secret()?);
+            self.to.iter().try_for_each(|recipient| slot.put(recipient, &shared, false, &mut slots))?;
+            return Ok((Some(shared.enc), slots));
+        }
         for recipient in &self.to {
-            let own = if shared.is_none() { Some(Ephemeral::new(self.entropy.secret()?)) } else { None };
-            let ephemeral = shared.as_ref().or(own.as_ref()).ok_or(Refused)?;
-            slots.put_slice(&self.hint(recipient, salt));
-            if own.is_some() {
-                slots.put_slice(&ephemeral.enc);
-            }
-            let secret = recipient.encapsulate(ephemeral)?;
-            slots.put_slice(&hpke::wrap(self.suite, &secret, dek)?);
+            let own = Ephemeral::new(self.entropy.secret()?);
+            slot.put(recipient, &own, true, &mut slots)?;
         }
-        Ok((shared.map(|ephemeral| ephemeral.enc), slots))
-    }
-
-    fn hint(&self, recipient: &Recipient, salt: &[u8; 16]) -> [u8; 4] {
-        match self.hints {
-            HintMode::None => [0; 4],
-            HintMode::Rotating => recipient.fingerprint().rotating_hint(salt),
-            HintMode::Static => recipient.fingerprint().static_hint(),
-        }
+        Ok((None, slots))
     }
 }

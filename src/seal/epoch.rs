@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::SealError;
+use super::{SealError, builder::Unsigned};
 use crate::{
     crypto::{Secret32, schedule::Schedule},
     payload::{Plaintext, Segments},
@@ -29,6 +29,8 @@ pub(crate) struct Message<'a> {
 /// One DEK in use: its block, its keys, and what has been sealed under it.
 pub(crate) struct Epoch {
     pub(super) block: Vec<u8>,
+    /// Where the block belongs to one message: what signs it.
+    pub(super) unsigned: Option<Unsigned>,
     pub(crate) schedule: Schedule,
     pub(super) since: Moment,
     pub(super) messages: u64,
@@ -57,7 +59,7 @@ impl Epoch {
         self.put_front(message, &head, out);
         let segments = Segments { schedule: &self.schedule, seq: head.seq, aad };
         segments.seal(plaintext, plan, out).inspect_err(|_| out.truncate(start))?;
-        Ok(())
+        self.sign(message, &mut out[start..]).inspect_err(|_| out.truncate(start))
     }
 
     pub(super) fn seal_in_place(
@@ -72,7 +74,14 @@ impl Epoch {
         let segments = Segments { schedule: &self.schedule, seq: head.seq, aad };
         segments.seal_in_place(plan, front, buffer)?;
         self.put_front(message, &head, &mut &mut buffer[..front]);
-        Ok(())
+        self.sign(message, buffer)
+    }
+
+    /// Completes the block of a message that is signed by itself.
+    fn sign(&self, message: &Message<'_>, sealed: &mut [u8]) -> Result<(), SealError> {
+        let Some(unsigned) = &self.unsigned else { return Ok(()) };
+        let (block, rest) = sealed.split_at_mut_checked(self.block.len()).ok_or(SealError::Primitive)?;
+        unsigned.sign(&self.schedule, block, [rest, message.binding])
     }
 
     /// What every message begins with: its plan, its `seq`, its head, and the AAD of its first segment.

@@ -13,6 +13,14 @@ pub enum SealError {
     /// A suite, or a KEM, that this build does not have.
     #[error("this build cannot seal under suite {0}")]
     UnsupportedSuite(u8),
+    /// A DEK that others may hold too, and a sender who would sign it.
+    #[error(
+        "the DEK was made elsewhere, so whoever else has it could write in the sender's name; sign messages, or state that it is yours alone"
+    )]
+    SharedDekSigned,
+    /// Messages that are signed one by one, on a channel.
+    #[error("a channel is signed by its DEKs (sign_with), not message by message")]
+    ChannelOfSignedMessages,
     /// A segment size outside 2^12 to 2^24.
     #[error("the segment size 2^{0} is not from 2^12 to 2^24")]
     SegmentSize(u8),

@@ -1,5 +1,6 @@
 //! Payload -> envelope (spec 2, 6, 10). Sans-I/O; holds the DEK that it reuses, and counts `seq`.
 
+pub(crate) mod block;
 mod builder;
 mod epoch;
 mod error;
@@ -9,12 +10,13 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 
 use crate::{
-    crypto::schedule::Schedule,
+    crypto::{proof::Covers, schedule::Schedule},
     keys::{Dek, Recipient},
     payload::{Plaintext, ZeroizeAll},
     platform::{Clock, Entropy, Process},
     wire::{Flags, HintMode, Limits, Suite, check_context, len64},
 };
+use builder::Block;
 pub use builder::SealerBuilder;
 pub(crate) use epoch::{Epoch, Lead, Message, build_aad};
 pub use error::SealError;
@@ -93,6 +95,8 @@ impl Sealer {
             limits: Limits::default(),
             binding: Vec::new(),
             dek: None,
+            signer: None,
+            signs_messages: false,
             entropy: Entropy::default(),
             clock: Clock::default(),
         }
@@ -152,7 +156,7 @@ impl Sealer {
         check_context(context, &self.settings.limits)?;
         match self.epoch.take().filter(|epoch| !self.is_spent(epoch, len)) {
             Some(epoch) => Ok(epoch),
-            None => self.fresh_epoch(0),
+            None => self.fresh_epoch(0, Covers::Dek),
         }
     }
 
@@ -172,14 +176,15 @@ impl Sealer {
         let Reuse { messages, bytes, age } = self.settings.reuse;
         // [USE-1]
         epoch.messages > 0
-            && (epoch.messages >= messages
+            && (epoch.unsigned.is_some()
+                || epoch.messages >= messages
                 || epoch.bytes.saturating_add(len64(len)) > bytes
                 || epoch.next_seq.is_none()
                 || self.settings.clock.since(epoch.since) >= age)
     }
 
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
-    pub(crate) fn fresh_epoch(&mut self, first_seq: u64) -> Result<Epoch, SealError> {
+    pub(crate) fn fresh_epoch(&mut self, first_seq: u64, covers: Covers<'_>) -> Result<Epoch, SealError> {
         let settings = &mut self.settings;
         let dek = match settings.dek.take() {
             Some(dek) => dek,
@@ -187,9 +192,9 @@ impl Sealer {
         };
         // [KEY-6]
         let salt = settings.entropy.array()?;
-        let schedule = Schedule::new(settings.suite, &salt, &dek.0)?;
-        let block = settings.encode_block(&dek.0, &salt, &schedule)?;
+        let schedule = Schedule::new(settings.suite, &salt, &dek.secret)?;
+        let Block { bytes: block, unsigned } = settings.encode_block(&dek.secret, &salt, &schedule, covers)?;
         let since = settings.clock.now();
-        Ok(Epoch { block, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
+        Ok(Epoch { block, unsigned, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
     }
 }

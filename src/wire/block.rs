@@ -15,7 +15,8 @@ pub(crate) const CREATED_AT_MAX: u64 = 253_402_300_799;
 pub(crate) const PREAMBLE_LEN: usize = 8;
 pub(crate) const MAC_LEN: usize = 32;
 const FIXED_LEN: usize = 37;
-const PROOF_LEN: usize = 128;
+/// Bytes of a sender proof.
+pub(crate) const PROOF_LEN: usize = 128;
 
 /// A DEK block (spec 3.1). Parsed ones borrow their input; nothing in them is authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,19 @@ impl<'a> DekBlock<'a> {
         if let Some(proof) = self.sender_proof {
             out.put_slice(proof);
         }
+    }
+
+    /// What a sender signs as the recipients (spec 6.5): the bytes of `raw`, an encoded block with a proof, that say who
+    /// can read.
+    pub(crate) fn recipients(raw: &[u8]) -> Option<[&[u8]; 2]> {
+        let end = raw.len().checked_sub(PROOF_LEN.saturating_add(MAC_LEN))?;
+        Some([raw.get(9..13)?, raw.get(FIXED_LEN..end)?])
+    }
+
+    /// Where the sender proof stands in an encoded block of so many bytes.
+    pub(crate) fn proof_range(len: usize) -> std::ops::Range<usize> {
+        let end = len.saturating_sub(MAC_LEN);
+        end.saturating_sub(PROOF_LEN)..end
     }
 
     /// Checks a block that is about to be written against a reader's limits.

@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use super::{LimitExceeded, Limits, ParseError, Reader, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, len64};
+use super::{LimitExceeded, Limits, Options, ParseError, Reader, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, len64};
 
 /// The first byte of a follow-up.
 pub(crate) const FOLLOW_UP: u8 = 0x01;
@@ -107,6 +107,21 @@ impl<'a> MessageHead<'a> {
         let flags = Flags::parse(reader)?;
         let context = parse_context(reader, limits)?;
         Ok(Self { seq, segment_log2, flags, context })
+    }
+
+    /// Whether the message may stand under a block with these options; `at` is where the head begins.
+    ///
+    /// # Errors
+    /// [`ParseError::Malformed`] where the block's proof covers one message and this cannot be it.
+    pub fn check_under(&self, options: Options, at: u64) -> Result<(), ParseError> {
+        // [HEAD-5]
+        if options.proof_covers_message && self.flags.channel {
+            return Err(ParseError::malformed("flags", at.saturating_add(9), "a channel under a proof of one message"));
+        }
+        if options.proof_covers_message && self.seq != 0 {
+            return Err(ParseError::malformed("seq", at, "is not 0 under a proof of one message"));
+        }
+        Ok(())
     }
 
     /// Appends the head. A context of more than 65,535 bytes has met a limit before.

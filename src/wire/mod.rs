@@ -25,6 +25,7 @@ mod split;
 mod suite;
 
 pub use block::DekBlock;
+pub(crate) use block::PROOF_LEN;
 pub use error::{LimitExceeded, ParseError};
 pub use external::{External, Externals};
 pub(crate) use head::check_context;

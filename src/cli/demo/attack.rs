@@ -75,7 +75,7 @@ impl Attack {
         // Whoever replays needs a connection that went well.
         let recorded = if self == Self::Replay { record(stage, &files)? } else { Vec::new() };
         let key = if self == Self::WrongKey { "mallory.key" } else { "alice.key" };
-        let listen = Listen::start(&stage.path(key), &out)?;
+        let listen = Listen::start(stage, &stage.path(key), &out)?;
         let proxy = Proxy::start(listen.address.clone(), move |messages| self.tamper(messages, &recorded))?;
         let sent = send(stage, &proxy.address, &files)?;
         let served = listen.finish()?;
@@ -116,7 +116,7 @@ impl Attack {
 
 /// Lets a connection pass and keeps what the sender sent.
 fn record(stage: &Stage, files: &[PathBuf]) -> Result<Vec<u8>, Failure> {
-    let listen = Listen::start(&stage.path("alice.key"), &stage.path("inbox of the recorded connection"))?;
+    let listen = Listen::start(stage, &stage.path("alice.key"), &stage.path("inbox of the recorded connection"))?;
     let (keep, kept) = std::sync::mpsc::channel();
     let proxy = Proxy::start(listen.address.clone(), move |messages| {
         let bytes = messages.concat();

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     crypto::backend::sha256,
-    keys::{Cmk, cmk_to_key_file},
+    keys::{Cmk, SenderKey, cmk_to_key_file, sender_key_to_key_file},
+    open::Standing,
     wire::{Limits, inspect, len64},
 };
 use attack::{Attack, Outcome};
@@ -37,15 +38,18 @@ const FILE_LEN: usize = 1 << 20;
 pub(super) struct Stage {
     folder: TempDir,
     recipient: String,
+    sender: String,
 }
 
 impl Stage {
     fn new() -> Result<Self, Failure> {
         let folder = TempDir::with_prefix("sealwire-demo-").map_err(|error| Failure::io("a temporary folder", &error))?;
-        let stage = Self { recipient: String::new(), folder };
+        let stage = Self { recipient: String::new(), sender: String::new(), folder };
         let recipient = stage.make_key("alice.key")?;
         stage.make_key("mallory.key")?;
-        Ok(Self { recipient, ..stage })
+        let bob = SenderKey::generate()?;
+        stage.write("bob.key", sender_key_to_key_file(&bob, "now").as_bytes())?;
+        Ok(Self { recipient, sender: bob.verifying_key().to_string(), ..stage })
     }
 
     fn make_key(&self, name: &str) -> Result<String, Failure> {
@@ -60,6 +64,10 @@ impl Stage {
 
     pub(super) fn recipient(&self) -> &str {
         &self.recipient
+    }
+
+    pub(super) fn sender(&self) -> &str {
+        &self.sender
     }
 
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf, Failure> {
@@ -83,7 +91,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let costs = measure::costs()?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
-        print_line(&format!("{:#}", report_json(&transfer, &outcomes, &costs, seconds)))?;
+        print_line(&format!("{:#}", report_json(&stage, &transfer, &outcomes, &costs, seconds)))?;
     } else {
         print_line(report_text(&stage, args, &transfer, &outcomes, &costs, seconds)?.trim_end())?;
     }
@@ -119,12 +127,13 @@ struct Transfer {
     listener_peak: u64,
     equal: bool,
     hash: String,
+    standing: String,
 }
 
 impl Transfer {
     fn run(stage: &Stage, files: &[PathBuf]) -> Result<Self, Failure> {
         let out = stage.path("inbox");
-        let listen = Listen::start(&stage.path("alice.key"), &out)?;
+        let listen = Listen::start(stage, &stage.path("alice.key"), &out)?;
         let sent = send(stage, &listen.address, files)?;
         // A sender that failed may never have connected: the listener is not waited for.
         if let Some(problem) = sent.problem {
@@ -135,7 +144,14 @@ impl Transfer {
             return Err(Failure::new(Code::Io, problem));
         }
         let (here, there) = (hash_all(files)?, hash_all(&arrived(&out, files))?);
-        Ok(Self { files: files.len(), sent, listener_peak: served.peak_memory, equal: here == there, hash: hex(&here[..8]) })
+        Ok(Self {
+            files: files.len(),
+            sent,
+            listener_peak: served.peak_memory,
+            equal: here == there,
+            hash: hex(&here[..8]),
+            standing: served.standing,
+        })
     }
 }
 
@@ -156,7 +172,7 @@ fn hash_all(files: &[PathBuf]) -> Result<[u8; 32], Failure> {
     Ok(sha256(&each.iter().map(|hash| &hash[..]).collect::<Vec<_>>()))
 }
 
-fn report_json(transfer: &Transfer, outcomes: &[Outcome], costs: &[measure::Cost], seconds: f64) -> Value {
+fn report_json(stage: &Stage, transfer: &Transfer, outcomes: &[Outcome], costs: &[measure::Cost], seconds: f64) -> Value {
     json!({
         "attacks": outcomes.iter().map(|outcome| json!({
             "name": outcome.name, "refused": outcome.is_refused(), "refusal": outcome.refusal, "bytes_released": outcome.released,
@@ -167,7 +183,7 @@ fn report_json(transfer: &Transfer, outcomes: &[Outcome], costs: &[measure::Cost
         })).collect::<Vec<_>>(),
         "transfer": {
             "files": transfer.files, "bytes": transfer.sent.bytes, "seconds": transfer.sent.seconds,
-            "sender_peak_memory": transfer.sent.peak_memory, "listener_peak_memory": transfer.listener_peak, "hashes_equal": transfer.equal,
+            "sender_peak_memory": transfer.sent.peak_memory, "listener_peak_memory": transfer.listener_peak, "hashes_equal": transfer.equal, "sender": stage.sender(), "standing": transfer.standing,
         },
         "seconds": seconds,
     })
@@ -183,11 +199,12 @@ fn report_text(
 ) -> Result<String, Failure> {
     let what = args.file.as_deref().map_or_else(|| "hello.txt".into(), show);
     let mut lines = vec![
-        "Commands: the listener has the CMK, the sender its public half".to_owned(),
+        "Commands: the listener has the CMK and knows its sender; the sender has the CMK's public half".to_owned(),
         "  sealwire keygen -o alice.key > alice.pub".to_owned(),
-        "  sealwire listen --on 127.0.0.1:7300 -k alice.key --out inbox &".to_owned(),
+        "  sealwire keygen --sender -o bob.key > bob.sender".to_owned(),
+        "  sealwire listen --on 127.0.0.1:7300 -k alice.key --from bob.sender --out inbox &".to_owned(),
         "  echo hello > hello.txt".to_owned(),
-        format!("  sealwire send --to 127.0.0.1:7300 -R alice.pub {what}"),
+        format!("  sealwire send --to 127.0.0.1:7300 -R alice.pub --sign-with bob.key {what}"),
     ];
     lines.extend(anatomy(stage)?);
     lines.push("Five attacks on the connection between the two processes".to_owned());
@@ -216,6 +233,8 @@ fn report_text(
         bytes(transfer.listener_peak)
     ));
     lines.push(format!("  SHA-256 of what was sent and of what arrived: {equal} ({}…)", transfer.hash));
+    let words = transfer.standing.parse().map_or("", Standing::in_words);
+    lines.push(format!("  Signed by {}…, {}: {words}", stage.sender().get(..16).unwrap_or_default(), transfer.standing));
     lines.push(format!("All of it took {seconds:.1} s."));
     Ok(lines.join("\n") + "\n")
 }

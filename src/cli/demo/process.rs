@@ -31,12 +31,15 @@ pub(super) struct Served {
     pub(super) bytes: u64,
     pub(super) peak_memory: u64,
     pub(super) problem: Option<String>,
+    /// The sender's standing.
+    pub(super) standing: String,
 }
 
 impl Listen {
-    pub(super) fn start(key: &Path, out: &Path) -> Result<Self, Failure> {
+    pub(super) fn start(stage: &Stage, key: &Path, out: &Path) -> Result<Self, Failure> {
         let mut command = program()?;
-        command.args(["listen", "--on", "127.0.0.1:0", "--once", "--json", "-k"]).arg(key).arg("--out").arg(out);
+        command.args(["listen", "--on", "127.0.0.1:0", "--once", "--json", "--from", stage.sender(), "-k"]);
+        command.arg(key).arg("--out").arg(out);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(|error| failed(&error))?;
         let stderr = child.stderr.take().ok_or_else(|| Failure::new(Code::Io, "a process without standard error"))?;
         let mut listen = Self { child, stderr: BufReader::new(stderr), address: String::new() };
@@ -63,6 +66,7 @@ impl Listen {
             bytes: event["bytes"].as_u64().unwrap_or(u64::MAX),
             peak_memory: event["peak_memory"].as_u64().unwrap_or_default(),
             problem: event["error"].as_str().map(str::to_owned),
+            standing: event["standing"].as_str().unwrap_or_default().to_owned(),
         })
     }
 }
@@ -87,7 +91,11 @@ pub(super) struct Sent {
 
 pub(super) fn send(stage: &Stage, to: &str, files: &[PathBuf]) -> Result<Sent, Failure> {
     let mut command = program()?;
-    command.args(["send", "--json", "--to", to, "-r", stage.recipient()]).args(files).stdin(Stdio::null());
+    command
+        .args(["send", "--json", "--to", to, "-r", stage.recipient(), "--sign-with"])
+        .arg(stage.path("bob.key"))
+        .args(files)
+        .stdin(Stdio::null());
     let output = command.output().map_err(|error| failed(&error))?;
     let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let problem = String::from_utf8_lossy(&output.stderr).trim().to_owned();

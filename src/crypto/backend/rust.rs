@@ -4,6 +4,7 @@ use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{AeadInOut, inout::InOutBuf},
 };
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use hkdf::{Hkdf, HkdfExtract, hmac::Hmac, hmac::Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -48,6 +49,28 @@ pub(crate) fn x25519(secret: &[u8; 32], public: &[u8; 32]) -> Result<Secret32, R
         return Err(Refused);
     }
     Ok(Secret32::copied(shared.as_bytes()))
+}
+
+/// The Ed25519 verifying key of a secret key (RFC 8032 §5.1.5).
+pub(crate) fn ed25519_public(secret: &[u8; 32]) -> [u8; 32] {
+    SigningKey::from_bytes(secret).verifying_key().to_bytes()
+}
+
+/// Signs (RFC 8032 §5.1.6).
+pub(crate) fn ed25519_sign(secret: &[u8; 32], message: &[u8]) -> [u8; 64] {
+    SigningKey::from_bytes(secret).sign(message).to_bytes()
+}
+
+/// Whether an Ed25519 verifying key decodes to a point that is not of small order. That it is canonical is asked elsewhere.
+pub(crate) fn ed25519_is_strong(public: &[u8; 32]) -> bool {
+    VerifyingKey::from_bytes(public).is_ok_and(|key| !key.is_weak())
+}
+
+/// Verifies strictly and without the cofactor: R and the key not of small order, S below the order of the base point.
+pub(crate) fn ed25519_verify(public: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Result<(), Refused> {
+    let key = VerifyingKey::from_bytes(public).map_err(|_| Refused)?;
+    // [PRF-2]
+    key.verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| Refused)
 }
 
 /// HKDF-Extract (RFC 5869 §2.2) with SHA-256, the input keying material in parts.
