@@ -13,7 +13,7 @@ use std::{
 use bytes::BytesMut;
 use kit::scenarios::{self, Scenario, Way};
 use sealwire::{
-    ChannelOpener, Cmk, Keyring, OpenError, Opened, Opener, ParseError, Policy, Role,
+    ChannelOpener, Cmk, Keyring, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Role, Senders, VerifyingKey,
     codec::{CodecError, OpeningCodec},
 };
 use sha2::{Digest, Sha256};
@@ -58,8 +58,13 @@ fn encode(scenario: &Scenario) -> Vec<u8> {
     let keys: Vec<_> = scenario.keys.iter().map(|key| hex(key)).collect();
     let released = digest(scenario.released.iter().map(|(context, payload)| (&context[..], &payload[..])));
     let packed = scenario.bytes.len() > LARGE;
+    let senders = scenario.senders.as_ref().map_or_else(String::new, |(keys, accept)| {
+        let keys: Vec<_> = keys.iter().map(|key| hex(key)).collect();
+        format!("senders: {}\naccept: {}\n", keys.join(" "), accept.join(" "))
+    });
+    let sender = scenario.sender.map_or_else(String::new, |(standing, key)| format!("sender: {standing} {}\n", hex(&key)));
     let mut out = format!(
-        "shows: {}\nread-as: {way}\nkeys: {}\nbinding: {}\nanswer: {answer}\nlayer: {layer}\nreleased: {}\nreleased-sha256: {released}\nbytes: {}\n\n",
+        "shows: {}\nread-as: {way}\nkeys: {}\nbinding: {}\n{senders}{sender}answer: {answer}\nlayer: {layer}\nreleased: {}\nreleased-sha256: {released}\nbytes: {}\n\n",
         scenario.shows,
         keys.join(" "),
         hex(&scenario.binding),
@@ -106,7 +111,12 @@ impl Vector {
 
     fn opener(&self) -> Opener {
         let keys = self.get("keys").split_whitespace().map(|key| Cmk::from_x25519(&unhex(key).try_into().unwrap()));
-        let policy = Policy { binding: unhex(self.get("binding")), ..Policy::default() };
+        let senders = self.head.get("senders").map(|keys| {
+            let keys = keys.split_whitespace().map(|key| VerifyingKey::from_ed25519(unhex(key).try_into().unwrap()).unwrap());
+            let accept = self.get("accept").split_whitespace().map(|name| name.parse().unwrap());
+            accept.fold(Senders::new(keys), Senders::also)
+        });
+        let policy = Policy { binding: unhex(self.get("binding")), senders, ..Policy::default() };
         Opener::builder(keys.collect::<Keyring>()).policy(policy).build()
     }
 
@@ -125,6 +135,13 @@ impl Vector {
         assert_eq!(released.len().to_string(), self.get("released"), "{what}");
         let digest = digest(released.iter().map(|opened| (&opened.context[..], &opened.payload[..])));
         assert_eq!(digest, self.get("released-sha256"), "{what}");
+        for opened in released {
+            let said = opened.sender.key().map(|key| format!("{} {}", opened.sender.standing(), hex(key.as_bytes())));
+            // Vectors of refusals in the middle of a channel say nothing of the sender of what came before.
+            if refused.is_none() {
+                assert_eq!(said.as_ref(), self.head.get("sender"), "{what}");
+            }
+        }
         let (layer, answer) = refused.map_or(("-", "opens"), judge);
         assert_eq!((layer, answer), (self.get("layer"), self.get("answer")), "{what}");
     }
@@ -146,6 +163,8 @@ fn judge(error: &OpenError) -> (&'static str, &'static str) {
         OpenError::ChannelTruncated { .. } => ("end", "truncated"),
         OpenError::NoMatchingKey => ("key", "nokey"),
         OpenError::HeaderMac => ("header_mac", "header_mac"),
+        OpenError::Policy(PolicyError::Sender(_)) => ("policy", "policy"),
+        OpenError::Proof | OpenError::SenderChanged => ("proof", "proof"),
         OpenError::Segment { .. } => ("tag", "tag"),
         OpenError::Content(_) => ("content", "content"),
         other => panic!("{other:?}"),

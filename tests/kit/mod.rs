@@ -3,11 +3,13 @@
 #![allow(dead_code, reason = "every test file uses its own part of the kit")]
 
 pub mod scenarios;
+pub mod senders;
 
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{AeadInOut, inout::InOutBuf},
 };
+use ed25519_dalek::{Signer, SigningKey};
 use hkdf::{
     Hkdf,
     hmac::{Hmac, Mac},
@@ -222,6 +224,86 @@ impl Forge {
         let sealed = aead_seal(key, nonce, aad, piece);
         let prefix = sealed.len() as u32 | if last { 1 << 31 } else { 0 };
         [&prefix.to_be_bytes()[..], &sealed].concat()
+    }
+}
+
+/// What stands in a sender proof under its mask.
+#[derive(Clone)]
+pub struct Proof {
+    pub key: [u8; 32],
+    pub original: [u8; 32],
+    pub signature: [u8; 64],
+}
+
+pub fn verifying_key(seed: &[u8; 32]) -> [u8; 32] {
+    SigningKey::from_bytes(seed).verifying_key().to_bytes()
+}
+
+/// What the proof of a channel's epoch covers.
+pub fn channel(acceptor: bool, binding: &[u8]) -> [u8; 32] {
+    Sha256::digest([&b"sealwire v1 channel"[..], &[u8::from(acceptor)], binding].concat()).into()
+}
+
+/// Sender proofs (spec 6.5).
+impl Forge {
+    pub fn recipients_hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update([self.options]);
+        hash.update((self.slots.len() as u16).to_be_bytes());
+        hash.update([self.externals.len() as u8]);
+        hash.update(self.enc.map_or(Vec::new(), |e| e.to_vec()));
+        hash.update(self.slots.concat());
+        hash.update(self.externals.concat());
+        hash.finalize().into()
+    }
+
+    /// What is signed.
+    pub fn statement(&self, original: &[u8; 32], covers: &[u8]) -> Vec<u8> {
+        let mut bytes = b"sealwire v1 sender proof".to_vec();
+        bytes.push(self.suite);
+        bytes.extend(self.created_at.to_be_bytes());
+        bytes.extend(self.salt);
+        bytes.extend(original);
+        bytes.extend(self.keys().derive("sealwire v1 commit"));
+        bytes.extend(covers);
+        bytes
+    }
+
+    /// The proof that `seed` makes for the recipients as they are.
+    pub fn proof_by(&self, seed: &[u8; 32], covers: &[u8]) -> Proof {
+        let original = self.recipients_hash();
+        let signature = SigningKey::from_bytes(seed).sign(&self.statement(&original, covers)).to_bytes();
+        Proof { key: verifying_key(seed), original, signature }
+    }
+
+    /// Puts a proof into the block, masked.
+    pub fn put(&mut self, proof: &Proof) {
+        let info = [&b"sealwire v1 sender"[..], &[self.suite], &self.recipients_hash()].concat();
+        let mask = expand(&self.keys().prk, &info, 128);
+        let plain = [&proof.key[..], &proof.original, &proof.signature].concat();
+        self.proof = plain.iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
+    }
+
+    /// A block that `seed` signed, over what `covers` says.
+    pub fn signed(mut self, seed: &[u8; 32], covers: &[u8]) -> Self {
+        self.options |= 4;
+        let proof = self.proof_by(seed, covers);
+        self.put(&proof);
+        self
+    }
+
+    /// What the proof of a message covers.
+    pub fn message_hash(&self, flags: u8, context: &[u8], plaintext: &[u8], binding: &[u8]) -> [u8; 32] {
+        let head = self.head(0, flags, context);
+        let aad = [&head[..], binding].concat();
+        Sha256::digest([&head[..], &self.segments(0, &aad, plaintext), binding].concat()).into()
+    }
+
+    /// A block whose proof covers a message without flags and binding.
+    pub fn signed_message(mut self, seed: &[u8; 32], context: &[u8], plaintext: &[u8]) -> Self {
+        self.options |= 0x14;
+        let covers = self.message_hash(0, context, plaintext, b"");
+        self.signed(seed, &covers)
     }
 }
 

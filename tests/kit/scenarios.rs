@@ -24,36 +24,40 @@ pub struct Scenario {
     pub refused: Option<(&'static str, &'static str)>,
     /// What is released: contexts and payloads, in order.
     pub released: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The sender of what is released: standing and key.
+    pub sender: Option<(&'static str, [u8; 32])>,
+    /// The only senders whose messages are opened, and the standings besides the usual ones.
+    pub senders: Option<(Vec<[u8; 32]>, Vec<&'static str>)>,
 }
 
 pub const KEY: [u8; 32] = [0x61; 32];
 pub const OTHER: [u8; 32] = [0x62; 32];
-const PAYLOAD: &[u8] = b"attack at dawn";
-const CHANNEL: u8 = 8;
-const LAST: u8 = 1;
+pub(super) const PAYLOAD: &[u8] = b"attack at dawn";
+pub(super) const CHANNEL: u8 = 8;
+pub(super) const LAST: u8 = 1;
 const PADDED: u8 = 2;
 const BATCH: u8 = 4;
-const ACCEPTOR: u8 = 16;
+pub(super) const ACCEPTOR: u8 = 16;
 
-fn key() -> [u8; 32] {
+pub(super) fn key() -> [u8; 32] {
     super::public(&KEY)
 }
 
-fn other() -> [u8; 32] {
+pub(super) fn other() -> [u8; 32] {
     super::public(&OTHER)
 }
 
-fn forge() -> Forge {
+pub(super) fn forge() -> Forge {
     Forge::to(&[key()])
 }
 
 /// A block with an enc a slot, hints as given.
-fn own(options: u8) -> Forge {
+pub(super) fn own(options: u8) -> Forge {
     Forge { options, enc: None, ..Forge::to(&[]) }
 }
 
 /// Bytes that differ from their neighbours.
-fn text(len: usize) -> Vec<u8> {
+pub(super) fn text(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 251) as u8).collect()
 }
 
@@ -63,7 +67,7 @@ pub struct Kit {
 }
 
 impl Kit {
-    fn add(&mut self, name: &str, shows: &str, bytes: Vec<u8>) -> &mut Scenario {
+    pub(super) fn add(&mut self, name: &str, shows: &str, bytes: Vec<u8>) -> &mut Scenario {
         assert!(self.all.iter().all(|s| s.name != name), "{name} twice");
         self.all.push(Scenario {
             name: name.into(),
@@ -74,26 +78,35 @@ impl Kit {
             bytes,
             refused: None,
             released: Vec::new(),
+            sender: None,
+            senders: None,
         });
         self.all.last_mut().unwrap()
     }
 
     /// A message that opens.
-    fn opens(&mut self, name: &str, shows: &str, bytes: Vec<u8>, context: &[u8], payload: &[u8]) -> &mut Scenario {
+    pub(super) fn opens(&mut self, name: &str, shows: &str, bytes: Vec<u8>, context: &[u8], payload: &[u8]) -> &mut Scenario {
         let scenario = self.add(name, shows, bytes);
         scenario.released = vec![(context.to_vec(), payload.to_vec())];
         scenario
     }
 
     /// A message that does not, at `layer`, with `answer`.
-    fn refuses(&mut self, name: &str, shows: &str, bytes: Vec<u8>, layer: &'static str, answer: &'static str) -> &mut Scenario {
+    pub(super) fn refuses(
+        &mut self,
+        name: &str,
+        shows: &str,
+        bytes: Vec<u8>,
+        layer: &'static str,
+        answer: &'static str,
+    ) -> &mut Scenario {
         let scenario = self.add(name, shows, bytes);
         scenario.refused = Some((layer, answer));
         scenario
     }
 
     /// A channel that the acceptor reads: what it delivers, and where it fails.
-    fn channel(
+    pub(super) fn channel(
         &mut self,
         name: &str,
         shows: &str,
@@ -109,7 +122,7 @@ impl Kit {
     }
 }
 
-const BINDING: &[u8] = b"what both sides know";
+pub(super) const BINDING: &[u8] = b"what both sides know";
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
@@ -127,6 +140,7 @@ pub fn all() -> Vec<Scenario> {
     channels(&mut kit);
     attacks(&mut kit);
     batches(&mut kit);
+    super::senders::add(&mut kit);
     kit.all
 }
 
@@ -302,7 +316,6 @@ fn blocks(kit: &mut Kit) {
             "malformed",
         );
     }
-    let proof = Forge { options: 5, proof: vec![0x55; 128], ..forge.clone() };
     let whole = forge.envelope(0, 0, b"ctx", PAYLOAD);
     for (end, field) in [
         (0, "magic"),
@@ -364,17 +377,9 @@ fn blocks(kit: &mut Kit) {
         "block",
         "malformed",
     );
-    // Until sender proofs are specified a reader cannot tell a good one: only that there is one.
-    kit.refuses(
-        "sender-proof",
-        "BLK-18: a sender proof, to a reader that has none",
-        proof.envelope(0, 0, b"", PAYLOAD),
-        "block",
-        "unsupported",
-    );
 }
 
-fn external(provider: &[u8], key_ref: &[u8], blob: &[u8]) -> Vec<u8> {
+pub(super) fn external(provider: &[u8], key_ref: &[u8], blob: &[u8]) -> Vec<u8> {
     let sized = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
     [&[provider.len() as u8][..], provider, &sized(key_ref), &sized(blob)].concat()
 }
@@ -900,16 +905,16 @@ fn limits(kit: &mut Kit) {
     kit.refuses("recipients-65535-declared", "LIM-1: 65,535 slots declared and one there", claimed, "limit", "limit");
 }
 
-fn first() -> Forge {
+pub(super) fn first() -> Forge {
     Forge { segment_log2: 12, ..forge() }
 }
 
-fn second() -> Forge {
+pub(super) fn second() -> Forge {
     let forge = Forge { salt: [0x6b; 16], dek: [0xd2; 32], ..Forge::to(&[]) };
     Forge { slots: vec![forge.slot(&key(), &forge.dek)], ..forge }
 }
 
-fn chain(forge: &Forge) -> [u8; 32] {
+pub(super) fn chain(forge: &Forge) -> [u8; 32] {
     forge.keys().derive("sealwire v1 chain")
 }
 
