@@ -278,13 +278,6 @@ fn messages(kit: &mut Kit) {
     let mut unsigned = Forge { options: 0x15, ..forge() };
     unsigned.proof = vec![0; 128];
     refuses(kit, "signed-message-no-signature", "PRF-1: the bits of a signed message and no signature", &unsigned);
-    kit.refuses(
-        "signed-message-bit-4-alone",
-        "BLK-7: bit 4 without bit 2",
-        sealed(&Forge { options: 0x11, ..forge() }),
-        "block",
-        "malformed",
-    );
 }
 
 fn channels(kit: &mut Kit) {

@@ -1,0 +1,202 @@
+//! The window against replays (spec 10.4): what was opened and kept is not opened again, and nothing is lost by it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use kit::{Forge, batch};
+use sealwire::{
+    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, Policy, PolicyError, ReplayWindow, Rewrap, Role, Sealer,
+    SenderKey, Senders, rewrap,
+};
+
+mod kit;
+
+const NOW: u64 = 1_700_000_000;
+
+fn cmk() -> Cmk {
+    Cmk::from_x25519(&[1; 32])
+}
+
+fn key() -> [u8; 32] {
+    *cmk().recipient().public_key()
+}
+
+/// An opener with a window of so many names, an age of a minute without tolerance, and its clock.
+fn opener(capacity: usize, senders: Option<Senders>) -> (Opener, Arc<AtomicU64>) {
+    let clock = Arc::new(AtomicU64::new(NOW));
+    let policy = Policy {
+        max_age: Some(Duration::from_secs(60)),
+        clock_tolerance: Duration::ZERO,
+        replay: Some(ReplayWindow::new(capacity)),
+        senders,
+        ..Policy::default()
+    };
+    (Opener::builder(Keyring::from(cmk())).policy(policy).testing_clock(clock.clone()).build(), clock)
+}
+
+fn forge(salt: u8) -> Forge {
+    Forge { salt: [salt; 16], ..Forge::to(&[key()]) }
+}
+
+/// Proves RPL-2, RPL-5.
+#[test]
+fn a_message_counts_once_it_is_committed() {
+    let (opener, _) = opener(10, None);
+    let (first, second) = (forge(1).envelope(0, 0, b"", b"one"), forge(1).envelope(1, 0, b"", b"two"));
+    let opened = opener.open(&first).unwrap();
+    assert!(matches!(opener.open(&first), Err(OpenError::InHand)));
+    drop(opened);
+    let opened = opener.open_in_place(BytesMut::from(&first[..])).unwrap();
+    let copy = opened.clone();
+    drop(opened);
+    assert!(matches!(opener.open(&first), Err(OpenError::InHand)), "a clone still has it");
+    copy.commit();
+    drop(copy);
+    for _ in 0..2 {
+        assert!(matches!(opener.open(&first), Err(OpenError::Duplicate)));
+        assert!(matches!(opener.open_in_place(BytesMut::from(&first[..])), Err(OpenError::Duplicate)));
+    }
+    assert!(opener.open(&second).is_ok(), "another number under the same DEK");
+    assert!(opener.open(&forge(2).envelope(0, 0, b"", b"one")).is_ok(), "the same number under another salt");
+    // Neither the seq of a fresh message changed to one that was seen, nor a fresh payload under an old number, passes for
+    // a duplicate: a consumer drops those without a word.
+    let mut renumbered = second.clone();
+    renumbered[153 + 7] = 0;
+    assert!(matches!(opener.open(&renumbered), Err(OpenError::Segment { index: 0 })));
+    // A handler that panics has not taken the message.
+    let third = forge(3).envelope(0, 0, b"", b"x");
+    let worker = opener.clone();
+    let bytes = third.clone();
+    let handled = thread::spawn(move || {
+        let _opened = worker.open(&bytes).unwrap();
+        panic!("the handler fails");
+    });
+    assert!(handled.join().is_err());
+    assert!(opener.open(&third).is_ok());
+}
+
+/// A forgery enters nothing, so it cannot burn the genuine message. Proves RPL-2.
+#[test]
+fn what_is_not_authentic_leaves_no_name() {
+    let (opener, _) = opener(1, None);
+    let genuine = forge(1).envelope(0, 0, b"", b"genuine");
+    let mut forged = genuine.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    for _ in 0..3 {
+        assert!(matches!(opener.open(&forged), Err(OpenError::Segment { .. })));
+    }
+    let padded = forge(2).envelope(0, 2, b"", b"not padded as it says");
+    assert!(matches!(opener.open(&padded), Err(OpenError::Content(_))));
+    opener.open(&genuine).unwrap().commit();
+    assert!(matches!(opener.open(&genuine), Err(OpenError::Duplicate)));
+}
+
+/// Proves RPL-1, RPL-3.
+#[test]
+fn a_full_window_refuses_and_forgets_nothing_early() {
+    let (opener, clock) = opener(2, None);
+    let messages: Vec<_> = (0..4).map(|i| forge(i).envelope(0, 0, b"", b"x")).collect();
+    opener.open(&messages[0]).unwrap().commit();
+    opener.open(&messages[1]).unwrap().commit();
+    // Its tag is wrong too: nothing was decrypted.
+    let mut third = messages[2].clone();
+    *third.last_mut().unwrap() ^= 1;
+    let full = |result| matches!(result, Err(OpenError::Policy(PolicyError::WindowFull { capacity: 2 })));
+    assert!(full(opener.open(&third)) && full(opener.open_in_place(BytesMut::from(&third[..]))));
+    assert!(matches!(opener.open(&messages[0]), Err(OpenError::Duplicate)), "what it knows it still knows");
+    clock.store(NOW + 60, Ordering::SeqCst);
+    assert!(matches!(opener.open(&messages[0]), Err(OpenError::Duplicate)), "the last second in which it would pass");
+    assert!(full(opener.open(&messages[2])));
+    clock.store(NOW + 61, Ordering::SeqCst);
+    assert!(matches!(opener.open(&messages[0]), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+    let young = |salt| Forge { created_at: NOW + 61, ..forge(salt) }.envelope(0, 0, b"", b"x");
+    opener.open(&young(7)).unwrap().commit();
+    opener.open(&young(8)).unwrap().commit();
+    assert!(full(opener.open(&young(9))));
+    // Without an age it would have to grow for ever.
+    let policy = Policy { replay: Some(ReplayWindow::new(2)), ..Policy::default() };
+    let ageless = Opener::builder(Keyring::from(cmk())).policy(policy).build();
+    assert!(matches!(ageless.open(&messages[3]), Err(OpenError::Policy(PolicyError::WindowWithoutAge))));
+}
+
+/// Proves RPL-4.
+#[test]
+fn one_sender_cannot_fill_another_s_window() {
+    let (alice, bob) = ([0xa1; 32], [0xb0; 32]);
+    let listed = Senders::new([alice, bob].map(|seed| *SenderKey::from_ed25519(&seed).verifying_key()));
+    let (opener, _) = opener(2, Some(listed));
+    let by = |seed: &[u8; 32], salt| forge(salt).signed(seed, b"").envelope(0, 0, b"", b"x");
+    (0..2).for_each(|i| opener.open(&by(&bob, i)).unwrap().commit());
+    assert!(matches!(opener.open(&by(&bob, 2)), Err(OpenError::Policy(PolicyError::WindowFull { .. }))));
+    (10..12).for_each(|i| opener.open(&by(&alice, i)).unwrap().commit());
+    for stranger in 20..30 {
+        assert!(matches!(opener.open(&by(&[9; 32], stranger)), Err(OpenError::Policy(PolicyError::Sender(_)))));
+    }
+    assert!(matches!(opener.open(&by(&alice, 10)), Err(OpenError::Duplicate)));
+}
+
+/// The same message for others, or for the same reader in another way, is the same message.
+#[test]
+fn a_rewrap_is_a_replay() {
+    let (opener, _) = opener(10, None);
+    let message = forge(1).envelope(0, 0, b"", b"pay 5");
+    opener.open(&message).unwrap().commit();
+    let bob = Cmk::from_x25519(&[2; 32]).recipient().clone();
+    let with = Keyring::from(cmk());
+    let added = rewrap(&message, &with, &Rewrap::new().add(bob)).unwrap();
+    let anew = rewrap(&message, &with, &Rewrap::new().replace_all().add(cmk().recipient().clone())).unwrap();
+    for again in [added, anew] {
+        assert!(matches!(opener.open(&again), Err(OpenError::Duplicate)));
+    }
+}
+
+/// A recorded connection is refused at its first message, also one whose first message is a batch.
+#[test]
+fn a_channel_is_a_replay_by_its_first_message() {
+    let (opener, _) = opener(10, None);
+    let clock = Arc::new(AtomicU64::new(NOW));
+    let sealer = Sealer::builder().to(cmk().recipient().clone()).testing_clock(clock).build().unwrap();
+    let mut sender = ChannelSealer::new(sealer, Role::Initiator, b"");
+    let mut recorded = BytesMut::new();
+    sender.seal(b"", b"one", &mut recorded).unwrap();
+    sender.seal(b"", b"two", &mut recorded).unwrap();
+    sender.renew();
+    sender.seal(b"", b"three", &mut recorded).unwrap();
+    sender.finish(&mut recorded).unwrap();
+    let play = |commit: bool| {
+        let mut channel = ChannelOpener::new(opener.clone(), Role::Acceptor, b"");
+        let mut input = recorded.clone();
+        let mut got = Vec::new();
+        while let Some(opened) = channel.next(&mut input)? {
+            got.push(opened);
+        }
+        if commit {
+            got.iter().for_each(sealwire::Opened::commit);
+        }
+        channel.end(&input).map(|()| got.len())
+    };
+    assert_eq!(play(false).unwrap(), 3, "not kept by the application");
+    assert_eq!(play(true).unwrap(), 3, "so it may come again");
+    assert!(matches!(play(true), Err(OpenError::Duplicate)));
+
+    let first = Forge { created_at: NOW, ..forge(9) }.envelope_bound(0, 8 | 4, b"", &batch(&[b"a", b"b"]), b"", b"");
+    let begin = || {
+        let mut channel = ChannelOpener::new(opener.clone(), Role::Acceptor, b"");
+        let mut input = BytesMut::from(&first[..]);
+        let a = channel.next(&mut input)?.unwrap();
+        Ok::<_, OpenError>((a, channel.next(&mut input)?.unwrap()))
+    };
+    let (a, b) = begin().unwrap();
+    a.commit();
+    drop((a, b));
+    let (_, b) = begin().expect("the first of a batch is not the whole of it");
+    b.commit();
+    assert!(matches!(begin(), Err(OpenError::Duplicate)));
+}

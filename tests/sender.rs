@@ -1,0 +1,287 @@
+//! Who has written, and who may (spec 6.5, 6.6, 10.3): the proofs that we write, what they are worth, and what is refused.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use kit::{Forge, TestRng, channel, verifying_key};
+use sealwire::{
+    Begun, ChannelOpener, ChannelSealer, Cmk, DecapsulateError, Decapsulator, Dek, ExpectedContext, Keyring, OpenError, Opened,
+    Opener, ParseError, Policy, PolicyError, Recipient, Reuse, Role, SealError, Sealer, SealerBuilder, Sender, SenderKey,
+    Senders, SharedSecret, Standing, VerifyingKey,
+};
+
+mod kit;
+
+const ALICE: [u8; 32] = [0xa1; 32];
+const BOB: [u8; 32] = [0xb0; 32];
+
+fn cmk(i: u8) -> Cmk {
+    Cmk::from_x25519(&[i; 32])
+}
+
+fn recipient(i: u8) -> Recipient {
+    cmk(i).recipient().clone()
+}
+
+fn sender(seed: &[u8; 32]) -> SenderKey {
+    SenderKey::from_ed25519(seed)
+}
+
+fn name(seed: &[u8; 32]) -> VerifyingKey {
+    *sender(seed).verifying_key()
+}
+
+fn opener(i: u8) -> Opener {
+    Opener::new(Keyring::from(cmk(i)))
+}
+
+fn only(i: u8, senders: Senders) -> Opener {
+    let policy = Policy { senders: Some(senders), ..Policy::default() };
+    Opener::builder(Keyring::from(cmk(i))).policy(policy).build()
+}
+
+fn to(readers: &[u8]) -> SealerBuilder {
+    Sealer::builder().to_all(readers.iter().map(|i| recipient(*i)))
+}
+
+/// The same bytes as the kit's writer, which shares no code with ours. Proves PRF-1, PRF-3.
+#[test]
+fn our_proofs_are_those_of_the_second_writer() {
+    let entropy = || {
+        let mut fills = [vec![0xd1; 32], vec![0x5a; 16], kit::EPHEMERAL.to_vec()].into_iter();
+        move |out: &mut [u8]| out.copy_from_slice(&fills.next().unwrap())
+    };
+    let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_700_000_000));
+    let base = || to(&[1]).testing_entropy(entropy()).testing_clock(clock.clone());
+    let forge = || Forge::to(&[*recipient(1).public_key()]);
+
+    let ours = base().sign_with(sender(&ALICE)).build().unwrap().seal(b"ctx", b"payload").unwrap();
+    assert_eq!(ours, forge().signed(&ALICE, b"").envelope(0, 0, b"ctx", b"payload"));
+
+    let theirs = forge().signed_message(&ALICE, b"ctx", b"payload").envelope(0, 0, b"ctx", b"payload");
+    assert_eq!(base().sign_messages_with(sender(&ALICE)).build().unwrap().seal(b"ctx", b"payload").unwrap(), theirs);
+    let mut buffer = BytesMut::from(&b"payload"[..]);
+    base().sign_messages_with(sender(&ALICE)).build().unwrap().seal_in_place(b"ctx", &mut buffer).unwrap();
+    assert_eq!(buffer, theirs);
+
+    let sealer = base().sign_with(sender(&ALICE)).build().unwrap();
+    let mut out = BytesMut::new();
+    ChannelSealer::new(sealer, Role::Acceptor, b"bound").seal_last(b"", b"payload", &mut out).unwrap();
+    let theirs = forge().signed(&ALICE, &channel(true, b"bound"));
+    assert_eq!(out, theirs.envelope_bound(0, 8 | 16 | 1, b"", b"payload", b"", b"bound"));
+}
+
+/// What each kind of proof is worth to each number of readers.
+#[test]
+fn standings_of_what_we_seal() {
+    let key = name(&ALICE);
+    for readers in [&[1][..], &[1, 2], &[3, 2, 1]] {
+        let alone = readers.len() == 1;
+        let dek = to(readers).sign_with(sender(&ALICE)).build().unwrap().seal(b"", b"x").unwrap();
+        assert_eq!(opener(1).open(&dek).unwrap().sender, Sender::Dek { key, for_me_alone: alone, rewrapped: false });
+        let message = to(readers).sign_messages_with(sender(&ALICE)).build().unwrap().seal(b"", b"x").unwrap();
+        let opened = opener(1).open(&message).unwrap();
+        assert_eq!(opened.sender, Sender::Signed { key, rewrapped: false });
+        assert_eq!(opener(1).open_in_place(BytesMut::from(&message[..])).unwrap(), opened);
+    }
+    let anonymous = to(&[1]).build().unwrap().seal(b"", b"x").unwrap();
+    assert_eq!(opener(1).open(&anonymous).unwrap().sender, Sender::Anonymous);
+    for standing in ["signed", "signed-rewrapped", "verified", "group", "origin", "anonymous"] {
+        assert_eq!(standing.parse::<Standing>().unwrap().to_string(), standing);
+    }
+    assert!("trusted".parse::<Standing>().is_err());
+}
+
+/// One signature a block, none a message; and one a message, with a DEK of its own. Proves PRF-4, HEAD-5.
+#[test]
+fn what_a_signature_covers() {
+    let mut per_dek = to(&[1]).sign_with(sender(&ALICE)).build().unwrap();
+    let (one, two) = (per_dek.seal(b"", b"one").unwrap(), per_dek.seal(b"", b"two").unwrap());
+    assert_eq!(one[..153 + 128], two[..153 + 128], "one block for both");
+    assert_eq!(one.len(), 3 + 185 + 128);
+    let mut per_message = to(&[1, 2]).sign_messages_with(sender(&ALICE)).build().unwrap();
+    let (one, two) = (per_message.seal(b"", b"one").unwrap(), per_message.seal(b"", b"two").unwrap());
+    assert_ne!(one[21..37], two[21..37], "a salt, and so a DEK, for each");
+    let block = 153 + 52 + 128;
+    assert_eq!(two[block..block + 8], [0; 8], "seq 0");
+    // A reader of both cannot put the block of one above the other.
+    let opener = opener(1);
+    let crossed = [&one[..block], &two[block..]].concat();
+    assert!(opener.open(&one).is_ok());
+    assert!(matches!(opener.open(&crossed), Err(OpenError::Proof)));
+    let mut renumbered = one.clone();
+    renumbered[block + 7] = 1;
+    assert!(matches!(opener.open(&renumbered), Err(OpenError::Parse(ParseError::Malformed { field: "seq", .. }))));
+    // What a co-recipient makes under the DEK that the opener has just used is refused as well: nothing was kept.
+    let forge = Forge { salt: [7; 16], ..Forge::to(&[*recipient(1).public_key()]) }.signed_message(&ALICE, b"", b"genuine");
+    assert!(opener.open(&forge.envelope(0, 0, b"", b"genuine")).is_ok());
+    assert!(matches!(opener.open(&forge.envelope(0, 0, b"", b"forged!")), Err(OpenError::Proof)));
+}
+
+/// Proves PRF-5: what others may hold is not signed as if they did not.
+#[test]
+fn a_dek_from_elsewhere_is_signed_only_when_it_is_mine_alone() {
+    let build = |dek: Dek| to(&[1]).dek(dek).sign_with(sender(&ALICE)).build();
+    assert!(matches!(build(Dek::import(&[7; 32])), Err(SealError::SharedDekSigned)));
+    assert!(build(Dek::import(&[7; 32]).mine_alone()).is_ok());
+    assert!(build(Dek::generate().unwrap()).is_ok());
+    let mut messages = to(&[1]).dek(Dek::import(&[7; 32])).sign_messages_with(sender(&ALICE)).build().unwrap();
+    assert!(opener(1).open(&messages.seal(b"", b"x").unwrap()).is_ok());
+}
+
+/// A key that others can use as well.
+struct Service(Cmk);
+
+impl Decapsulator for Service {
+    fn recipient(&self) -> &Recipient {
+        self.0.recipient()
+    }
+
+    fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
+        self.0.decapsulate(enc)
+    }
+}
+
+/// Proves PRF-6: through a service, and from outside, a proof says at most group.
+#[test]
+fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
+    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let envelope = forge.envelope(0, 0, b"", b"x");
+    let standing = |opener: &Opener| opener.open(&envelope).unwrap().sender.standing();
+    assert_eq!(standing(&opener(1)), Standing::Verified);
+    let service = Keyring::new();
+    service.add_decapsulator(Arc::new(Service(cmk(1))));
+    assert_eq!(standing(&Opener::new(service)), Standing::Group);
+    let supplied = |dek: Dek| {
+        let opener = Opener::new(Keyring::new());
+        let Ok(Begun::NeedsDek(waiting)) = opener.begin(&envelope) else { panic!("no key at hand") };
+        waiting.supply(dek).unwrap().open().unwrap().sender.standing()
+    };
+    assert_eq!(supplied(Dek::import(&forge.dek)), Standing::Group);
+    assert_eq!(supplied(Dek::import(&forge.dek).mine_alone()), Standing::Verified);
+}
+
+/// Proves PRF-7: in the list or not, on a cache hit too, and before anything is decrypted.
+#[test]
+fn only_listed_senders_are_opened() {
+    let refused = |result: Result<Opened, OpenError>| match result {
+        Err(OpenError::Policy(PolicyError::Sender(sender))) => sender.standing(),
+        other => panic!("{other:?}"),
+    };
+    let mut alice = to(&[1, 2]).sign_with(sender(&ALICE)).build().unwrap();
+    let listed = only(1, Senders::new([name(&ALICE)]));
+    for _ in 0..2 {
+        let envelope = alice.seal(b"", b"x").unwrap();
+        assert_eq!(refused(listed.open(&envelope)), Standing::Group, "the co-recipient could have written it");
+        let groups = only(1, Senders::new([name(&ALICE)]).also(Standing::Group));
+        assert!(groups.open(&envelope).is_ok());
+        assert!(groups.open(&envelope).is_ok(), "from the cache");
+        assert_eq!(refused(only(1, Senders::new([name(&BOB)]).also(Standing::Group)).open(&envelope)), Standing::Group);
+    }
+    let anonymous = to(&[1]).build().unwrap().seal(b"", b"x").unwrap();
+    assert_eq!(refused(listed.open(&anonymous)), Standing::Anonymous);
+    assert!(only(1, Senders::new([name(&ALICE)]).also(Standing::Anonymous)).open(&anonymous).is_ok());
+    // The tag is wrong as well, and nobody looked.
+    let mut bob = to(&[1]).sign_with(sender(&BOB)).build().unwrap().seal(b"", b"x").unwrap();
+    *bob.last_mut().unwrap() ^= 1;
+    assert_eq!(refused(listed.open(&bob)), Standing::Verified);
+    let text = listed.open(&bob).unwrap_err().to_string();
+    assert!(text.contains(&name(&BOB).to_string()), "{text}");
+}
+
+fn drain(mut receiver: ChannelOpener, bytes: &[u8]) -> (Vec<Opened>, Result<(), OpenError>) {
+    let mut input = BytesMut::from(bytes);
+    let mut got = Vec::new();
+    loop {
+        match receiver.next(&mut input) {
+            Ok(Some(opened)) => got.push(opened),
+            Ok(None) => return (got, receiver.end(&input)),
+            Err(error) => return (got, Err(error)),
+        }
+    }
+}
+
+/// Every epoch has the sender's proof, for this connection and direction alone. Proves PRF-3, CHN-6.
+#[test]
+fn a_channel_has_one_sender() {
+    let reuse = Reuse { messages: 2, ..Reuse::default() };
+    let sealed = |signed: bool, role| {
+        let builder = to(&[1]).reuse(reuse);
+        let builder = if signed { builder.sign_with(sender(&ALICE)) } else { builder };
+        let mut channel = ChannelSealer::new(builder.build().unwrap(), role, b"greeting");
+        let mut out = BytesMut::new();
+        (0..5u8).for_each(|i| channel.seal(b"", &[i], &mut out).unwrap());
+        channel.finish(&mut out).unwrap();
+        out
+    };
+    let bytes = sealed(true, Role::Initiator);
+    let reader = |opener, binding: &[u8]| ChannelOpener::new(opener, Role::Acceptor, binding);
+    let (got, end) = drain(reader(only(1, Senders::new([name(&ALICE)])), b"greeting"), &bytes);
+    assert!(end.is_ok() && got.len() == 5);
+    assert!(got.iter().all(|opened| opened.sender.standing() == Standing::Verified));
+    let (got, end) = drain(reader(opener(1), b"another connection"), &bytes);
+    assert!(got.is_empty() && matches!(end, Err(OpenError::Proof)));
+    let (got, end) = drain(reader(only(1, Senders::new([name(&BOB)])), b"greeting"), &bytes);
+    assert!(got.is_empty() && matches!(end, Err(OpenError::Policy(PolicyError::Sender(_)))));
+    let (got, end) = drain(reader(only(1, Senders::new([name(&ALICE)])), b"greeting"), &sealed(false, Role::Initiator));
+    assert!(got.is_empty() && matches!(end, Err(OpenError::Policy(PolicyError::Sender(Sender::Anonymous)))));
+    // Its block opens nothing outside the channel, also where somebody who has the DEK seals a message under it.
+    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, &channel(false, b"greeting"));
+    assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Proof)));
+    let per_message = to(&[1]).sign_messages_with(sender(&ALICE)).build().unwrap();
+    let sealed = ChannelSealer::new(per_message, Role::Initiator, b"").seal(b"", b"x", &mut BytesMut::new());
+    assert!(matches!(sealed, Err(SealError::ChannelOfSignedMessages)));
+}
+
+/// Every byte of a proof matters, with and without the DEK at hand.
+#[test]
+fn no_bit_of_a_signed_message_can_change() {
+    let mut rng = TestRng::new(3);
+    for per_message in [false, true] {
+        let builder = to(&[1]);
+        let builder = if per_message { builder.sign_messages_with(sender(&ALICE)) } else { builder.sign_with(sender(&ALICE)) };
+        let envelope = builder.build().unwrap().seal(b"context", &rng.bytes(100)).unwrap();
+        for at in 0..envelope.len() {
+            let mut changed = envelope.clone();
+            changed[at] ^= 1 << rng.below(8);
+            assert!(opener(1).open(&changed).is_err(), "byte {at}");
+        }
+    }
+}
+
+/// Proves USE-5: contexts by a predicate, and post-quantum suites.
+#[test]
+fn policies_on_context_and_suite() {
+    let envelope = to(&[1]).build().unwrap().seal(b"tenant-7/orders", b"x").unwrap();
+    let open = |policy| Opener::builder(Keyring::from(cmk(1))).policy(policy).build().open(&envelope);
+    let wants = |prefix: &'static [u8]| Policy {
+        context: Some(ExpectedContext::when(move |context| context.starts_with(prefix))),
+        ..Policy::default()
+    };
+    assert!(open(wants(b"tenant-7/")).is_ok());
+    assert!(matches!(open(wants(b"tenant-8/")), Err(OpenError::Policy(PolicyError::Context))));
+    let pq = || Policy { require_pq: true, ..Policy::default() };
+    assert!(matches!(open(pq()), Err(OpenError::Policy(PolicyError::NotPostQuantum(1)))));
+    // An external alone: whoever asks for post-quantum must vouch for its provider.
+    let part = [&[3][..], b"kms", &[0, 1], b"k", &[0, 4], b"blob"].concat();
+    let external = Forge { options: 0, enc: None, externals: vec![part], ..Forge::to(&[]) }.envelope(0, 0, b"", b"x");
+    let open = |policy| Opener::builder(Keyring::new()).policy(policy).build().begin(&external).map(|_| ());
+    assert!(matches!(open(pq()), Err(OpenError::Policy(PolicyError::ProviderNotPostQuantum(name))) if name == "kms"));
+    assert!(open(Policy { pq_providers: vec!["kms".into()], ..pq() }).is_ok());
+}
+
+/// A policy on age holds for signed blocks whose cache entry is fresh.
+#[test]
+fn age_counts_for_signed_blocks_too() {
+    let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_700_000_000));
+    let policy = Policy { max_age: Some(Duration::from_secs(60)), ..Policy::default() };
+    let opener = Opener::builder(Keyring::from(cmk(1))).policy(policy).testing_clock(clock.clone()).build();
+    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    assert_eq!(verifying_key(&ALICE), *name(&ALICE).as_bytes());
+    assert!(opener.open(&forge.envelope(0, 0, b"", b"x")).is_ok());
+    clock.fetch_add(361, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(
+        opener.open(&forge.envelope(1, 0, b"", b"x")),
+        Err(OpenError::Policy(PolicyError::TooOld { age: 361, maximum: 60 }))
+    ));
+}
