@@ -1,41 +1,34 @@
 """A reference implementation of the sealwire envelope format, version 1, written from format.md alone.
 
 It is SLOW and FOR TESTING ONLY: it holds everything in memory, it does not protect secrets, and it takes
-ephemerals and DEKs from outside when a test asks it to. Read it next to the specification: the sections of
-this file stand in the order of format.md, and a requirement id such as [BLK-3] stands beside the check that
-keeps it.
+ephemerals and DEKs from outside when a test asks it to (which so states that nobody else holds them [PRF-5]).
+Read it next to the specification: the sections of this file stand in the order of format.md, and a requirement
+id such as [BLK-3] stands beside the check that keeps it.
 
-Covered: suites 1 and 2, both X25519 slot layouts, externals (parsed; opened only with a DEK that the caller
-supplies), all hint modes, padding, batches, channels, limits, key strings (12.1), fingerprints (12.4).
-Not covered: suites 3 and 4 and sender proofs (refused as unsupported), PEM and key files (12.2, 12.3),
-reuse of a DEK over time, kept DEKs and policies (10).
+Covered: all suites and slot layouts, externals (parsed; opened only with a DEK that the caller supplies), hint
+modes, sender proofs, padding, batches, channels, rewrapping, limits, key strings (12.1), fingerprints (12.4).
+Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay windows, and policies (10)
+but the list of senders. A secret of 32 bytes is tried as an X25519 key or as an X-Wing seed, as the suite has it.
 
     reference.py serve                         one JSON request per line in, one JSON answer per line out
     reference.py seal swr1... [swr1...]        stdin to stdout
     reference.py open SW-SECRET-CMK-1... [...] stdin to stdout
 """
-import hashlib
-import hmac
-import json
-import os
-import sys
-import time
-from dataclasses import dataclass
+import hashlib, hmac, json, os, sys, time
+from collections import namedtuple
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hpke
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 class Refused(Exception):
     """Input that a rule refuses. 11.2: the category is the answer, the text names field and offset."""
+    category, text = property(lambda self: self.args[0]), property(lambda self: self.args[1])
 
-    def __init__(self, category, text):
-        super().__init__(text)
-        self.category, self.text = category, text
-
-def refuse_if(condition, category, text):
-    """A rule; the text begins with its id where it has one."""
+def refuse_if(condition, category, text):         # a rule; the text begins with its id where it has one
     if condition:
         raise Refused(category, text)
 
@@ -43,28 +36,21 @@ def number(value, length):                        # 1: integers are unsigned and
     return value.to_bytes(length, "big")
 
 # ==== 3.5 suites, 11.1 limits
+Kem = namedtuple("Kem", "id hpke public_len enc_len")   # id and hpke: HPKE's identifier, and cryptography's
+X25519, X_WING = Kem(0x0020, hpke.KEM.X25519, 32, 32), Kem(0x647A, hpke.KEM.MLKEM768_X25519, 1216, 1120)
+KEMS, KDF_HKDF_SHA256 = {kem.id: kem for kem in (X25519, X_WING)}, 0x0001
 
-KEM_X25519, KDF_HKDF_SHA256 = 0x0020, 0x0001
-
-@dataclass(frozen=True)
 class Suite:
-    aead_id: int            # HPKE's identifier
-    aead: type              # for payloads and for our HPKE sender
-    hpke: hpke.Suite        # cryptography's own HPKE, which unwraps
+    def __init__(self, kem, aead_id, aead, hpke_aead):
+        self.kem, self.aead_id, self.aead = kem, aead_id, aead          # aead: for payloads and for our HPKE sender
+        self.hpke = hpke.Suite(kem.hpke, hpke.KDF.HKDF_SHA256, hpke_aead)       # cryptography's own, which unwraps
 
-SUITES = {
-    1: Suite(0x0003, ChaCha20Poly1305,
-             hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)),
-    2: Suite(0x0002, AESGCM,
-             hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)),
-}
-
-X_WING_SUITES, X_WING_ENC = (3, 4), 1120          # known to the registry and to 3.3, not implemented here
+CHACHA, AES = (0x0003, ChaCha20Poly1305, hpke.AEAD.CHACHA20_POLY1305), (0x0002, AESGCM, hpke.AEAD.AES_256_GCM)
+SUITES = {1: Suite(X25519, *CHACHA), 2: Suite(X25519, *AES), 3: Suite(X_WING, *CHACHA), 4: Suite(X_WING, *AES)}
 MAX_BLOCK, MAX_SLOTS, MAX_EXTERNALS, MAX_CONTEXT = 131_072, 1_024, 4, 8_192
 MAX_PLAINTEXT, MAX_TRIALS, MAX_ENTRIES, MAX_CREATED_AT = 16_777_216, 64, 65_536, 253_402_300_799
 
-def check_limit(value, maximum, what):
-    """11.2: over a limit; the answer names limit, value and maximum."""
+def check_limit(value, maximum, what):            # 11.2: the answer names limit, value and maximum
     refuse_if(value > maximum, "limit", f"{what}: {value} exceeds {maximum}")
 
 class Reader:
@@ -77,45 +63,24 @@ class Reader:
 
     def left(self):
         return self.end - self.at
-
     def take(self, count, what):
-        refuse_if(self.left() < count, self.shortage,
-                  f"{what} at offset {self.at}: {count} bytes expected, {max(self.left(), 0)} there")
+        self.refuse_if(self.left() < count, self.shortage, f"{what}: {count} bytes expected, {self.left()} there")
         self.at += count
         return self.data[self.at - count:self.at]
-
     def number(self, length, what):
         return int.from_bytes(self.take(length, what), "big")
-
     def refuse_if(self, condition, category, text):
-        refuse_if(condition, category, f"{text}, before offset {self.at}")
+        refuse_if(condition, category, f"{text}, at or before offset {self.at}")
 
 # ==== 3 DEK block, as a reader sees it
-
 MAGIC, VERSION, FOLLOW_UP = b"SWE", 1, 0x01
 HINT_MODES = {"none": 0, "rotating": 1, "static": 2}
 OPT_HINTS, OPT_PROOF, OPT_ENC_PER_SLOT, OPT_COVERS, OPT_UNKNOWN = 0x03, 0x04, 0x08, 0x10, 0xE0
+OPT_OF_SLOTS = OPT_HINTS | OPT_ENC_PER_SLOT
 
-@dataclass
-class Slot:
-    hint: bytes
-    enc: bytes              # its own, or the shared one
-    wrapped_dek: bytes
-
-@dataclass
-class Block:
-    raw: bytes
-    suite: int
-    options: int
-    created_at: int
-    salt: bytes
-    slots: list
-    externals: list         # (provider, key_ref, blob)
-    header_mac: bytes
-
-    def check_implemented(self):                  # [SUI-1] [BLK-18]: judged when the structure is in order (11.3)
-        refuse_if(self.suite not in SUITES, "unsupported", f"[SUI-1] suite {self.suite}")
-        refuse_if(self.options & OPT_PROOF, "unsupported", "[BLK-18] a sender proof")
+Slot = namedtuple("Slot", "hint enc wrapped_dek")               # enc: its own, or the shared one
+Block = namedtuple("Block", "raw suite options created_at salt slots externals recipients proof header_mac")
+# externals: (provider, key_ref, blob); recipients: the bytes of 6.5; proof: masked, empty without options bit 2
 
 def parse_block(reader):
     """3.1 to 3.4: reads one DEK block off the input. Checks are made in the order of the fields."""
@@ -127,13 +92,12 @@ def parse_block(reader):
     reader.refuse_if(version != VERSION, "unsupported", f"[BLK-2] version {version}")
     block_len = reader.number(4, "block_len")
     check_limit(block_len, MAX_BLOCK, "bytes of a block")                               # [BLK-3] [LIM-1]
-    refuse_if(reader.end - start < block_len, "truncated",
-              f"[BLK-17] block: {block_len} bytes expected, {reader.end - start} there")
+    reader.refuse_if(reader.end - start < block_len, "truncated", f"[BLK-17] block: {block_len} bytes expected")
     r = Reader(reader.data, reader.at, start + block_len, "malformed")                  # [BLK-4] overrun
 
     suite = r.number(1, "suite")
-    x_wing = suite in X_WING_SUITES
-    r.refuse_if(suite not in SUITES and not x_wing, "unsupported", f"[BLK-5] suite {suite}")
+    r.refuse_if(suite not in SUITES, "unsupported", f"[BLK-5] suite {suite}")          # [SUI-1]: all of them
+    kem = SUITES[suite].kem
     options = r.number(1, "options")
     r.refuse_if(options & OPT_UNKNOWN, "unsupported", f"[BLK-6] options {options:02x}: bits 5 to 7")
     r.refuse_if(options & OPT_HINTS == 3, "unsupported", "[BLK-9] hint mode 3")
@@ -143,96 +107,77 @@ def parse_block(reader):
     external_count = r.number(1, "external_count")
     check_limit(external_count, MAX_EXTERNALS, "externals")                             # [LIM-1]
     r.refuse_if(slot_count == 0 and external_count == 0, "malformed", "[BLK-11] neither slot nor external")
-    r.refuse_if(slot_count == 0 and options & (OPT_HINTS | OPT_ENC_PER_SLOT), "malformed",
-                f"[BLK-10] options {options:02x} without slots")
-    r.refuse_if(options & OPT_ENC_PER_SLOT and x_wing, "malformed", "[BLK-8] bit 3 under an X-Wing suite")
+    r.refuse_if(slot_count == 0 and options & OPT_OF_SLOTS, "malformed", f"[BLK-10] options {options:02x}, no slot")
+    r.refuse_if(options & OPT_ENC_PER_SLOT and kem is X_WING, "malformed", "[BLK-8] bit 3 under an X-Wing suite")
     created_at = r.number(8, "created_at")
     r.refuse_if(created_at > MAX_CREATED_AT, "malformed", f"[BLK-12] created_at {created_at}")
     salt = r.take(16, "salt")
 
-    own_enc = bool(options & OPT_ENC_PER_SLOT)
-    shared_enc = r.take(32, "enc") if slot_count and not own_enc and not x_wing else b""
-    slots = []
+    own_enc, after_salt, slots = options & OPT_ENC_PER_SLOT or kem is X_WING, r.at, []
+    shared_enc = r.take(32, "enc") if slot_count and not own_enc else b""
     for _ in range(slot_count):                                                         # 3.3
         hint = r.take(4, "hint")
         r.refuse_if(options & OPT_HINTS == 0 and any(hint), "malformed", "[BLK-13] a hint in hint mode none")
-        enc = r.take(X_WING_ENC if x_wing else 32, "slot enc") if own_enc or x_wing else shared_enc
+        enc = r.take(kem.enc_len, "slot enc") if own_enc else shared_enc
         slots.append(Slot(hint, enc, r.take(48, "wrapped_dek")))
     externals = [parse_external(r) for _ in range(external_count)]
-    r.take(128 if options & OPT_PROOF else 0, "sender_proof")
+    recipients = r.data[start + 9:start + 13] + r.data[after_salt:r.at]                 # options, counts, and these
+    proof = r.take(128 if options & OPT_PROOF else 0, "sender_proof")
     header_mac = r.take(32, "header_mac")
     r.refuse_if(r.left(), "malformed", f"[BLK-4] {r.left()} bytes left over in the block")
     reader.at = r.at
-    return Block(reader.data[start:r.at], suite, options, created_at, salt, slots, externals, header_mac)
+    return Block(r.data[start:r.at], suite, options, created_at, salt, slots, externals, recipients, proof, header_mac)
 
 def parse_external(r):                            # 3.4
-    provider_len = r.number(1, "provider_len")
-    r.refuse_if(not 1 <= provider_len <= 32, "malformed", f"[BLK-14] provider_len {provider_len}")
-    provider = r.take(provider_len, "provider")
+    def field(size, least, most, what):
+        length = r.number(size, f"{what}_len")
+        r.refuse_if(not least <= length <= most, "malformed", f"{what}_len {length}")
+        return r.take(length, what)
+    provider = field(1, 1, 32, "[BLK-14] provider")
     r.refuse_if(provider.strip(b"abcdefghijklmnopqrstuvwxyz0123456789-"), "malformed", "[BLK-14] provider")
-    key_ref_len = r.number(2, "key_ref_len")
-    r.refuse_if(key_ref_len > 2048, "malformed", f"[BLK-15] key_ref_len {key_ref_len}")
     try:
-        key_ref = r.take(key_ref_len, "key_ref").decode("utf-8")
+        key_ref = field(2, 0, 2048, "[BLK-15] key_ref").decode("utf-8")
     except UnicodeDecodeError:
         raise Refused("malformed", "[BLK-15] key_ref is not UTF-8") from None
-    blob_len = r.number(2, "blob_len")
-    r.refuse_if(not 1 <= blob_len <= 6144, "malformed", f"[BLK-16] blob_len {blob_len}")
-    return provider.decode(), key_ref, r.take(blob_len, "blob")
+    return provider.decode(), key_ref, field(2, 1, 6144, "[BLK-16] blob")
 
 # ==== 4 heads
-
 LAST, PADDED, BATCH, CHANNEL, ACCEPTOR, FLAGS_UNKNOWN = 0x01, 0x02, 0x04, 0x08, 0x10, 0xE0
 
-@dataclass
-class Head:
-    seq: int
-    segment_log2: int
-    flags: int
-    context: bytes
-
+class Head(namedtuple("Head", "seq segment_log2 flags context")):
     def message_bytes(self):                      # 4.1
-        return (number(self.seq, 8) + bytes([self.segment_log2, self.flags])
-                + number(len(self.context), 2) + self.context)
-
+        return number(self.seq, 8) + bytes([self.segment_log2]) + self.follow_up_bytes()[1:]
     def follow_up_bytes(self):                    # 4.2
         return bytes([FOLLOW_UP, self.flags]) + number(len(self.context), 2) + self.context
 
-def parse_message_head(reader):
-    """4.1: the fixed part is read whole, then its fields are checked in their order."""
-    fixed = Reader(reader.take(12, "message head"))
-    seq = fixed.number(8, "seq")
-    segment_log2 = fixed.number(1, "segment_log2")
+def parse_head(reader, follows=None):
+    """4.1, 4.2: the fixed part is read whole, then its fields are checked in their order. follows: the seq and
+    segment_log2 of a follow-up, which does not send them."""
+    fixed = Reader(reader.take(4 if follows else 12, "head"), 1 if follows else 0)
+    seq, segment_log2 = follows or (fixed.number(8, "seq"), fixed.number(1, "segment_log2"))
     reader.refuse_if(not 12 <= segment_log2 <= 24, "malformed", f"[HEAD-2] segment_log2 {segment_log2}")
-    flags = fixed.number(1, "flags")
-    return Head(seq, segment_log2, flags, finish_head(reader, flags, fixed.number(2, "context_len")))
-
-def parse_follow_up_head(reader, seq, segment_log2):  # 4.2: seq and segment_log2 are not sent
-    fixed = Reader(reader.take(4, "follow-up head"), 1)
-    flags = fixed.number(1, "flags")
-    return Head(seq, segment_log2, flags, finish_head(reader, flags, fixed.number(2, "context_len")))
-
-def finish_head(reader, flags, context_len):      # 4.3 and the context
+    flags, context_len = fixed.number(1, "flags"), fixed.number(2, "context_len")
     reader.refuse_if(flags & FLAGS_UNKNOWN, "unsupported", f"[HEAD-3] flags {flags:02x}: bits 5 to 7")
     reader.refuse_if(flags & (LAST | BATCH | ACCEPTOR) and not flags & CHANNEL, "malformed", "[HEAD-4] flags")
     check_limit(context_len, MAX_CONTEXT, "bytes of a context")                         # [LIM-2]
-    return reader.take(context_len, "context")
+    return Head(seq, segment_log2, flags, reader.take(context_len, "context"))
+
+def parse_envelope(reader):                       # 2: the block and the head of an envelope
+    block, head = parse_block(reader), parse_head(reader)
+    reader.refuse_if(block.options & OPT_COVERS and (head.seq or head.flags & CHANNEL), "malformed",
+                     f"[HEAD-5] seq {head.seq}, flags {head.flags:02x} under a block of one message")
+    return block, head
 
 # ==== 5 segments
-
 def nonce_of(seq, i, final):                      # 5.3 [KEY-7]
     return number(seq, 8) + number(i * 2 + final, 4)
-
-def aad_of(head, chain, binding):
-    """5.4: of segment 0, in envelopes and follow-ups; chain is empty but in a renewal."""
+def aad_of(head, chain, binding):                 # 5.4: of segment 0; chain is empty but in a renewal
     return head.message_bytes() + chain + binding
 
-def seal_segments(suite, payload_key, head, aad, plaintext):  # 5.1, 5.2: answers [(nonce, segment)]
+def seal_segments(keys, head, aad, plaintext):  # 5.1, 5.2: answers [(nonce, segment)]
     size = 1 << head.segment_log2
     check_limit(len(plaintext), MAX_PLAINTEXT, "plaintext bytes")                       # [LIM-4], hence [SEG-5]
-    count = max(1, -(-len(plaintext) // size))
-    aead = SUITES[suite].aead(payload_key)
-    segments = []
+    count, aead, segments = max(1, -(-len(plaintext) // size)), SUITES[keys.suite].aead(keys.payload_key), []
     for i in range(count):
         final = int(i == count - 1)
         nonce = nonce_of(head.seq, i, final)
@@ -242,8 +187,7 @@ def seal_segments(suite, payload_key, head, aad, plaintext):  # 5.1, 5.2: answer
 
 def scan_segments(reader, head):
     """5.1, 5.2: answers (i, final, ciphertext and tag) one after another, without a key."""
-    size = 1 << head.segment_log2
-    total, i, final = 0, 0, 0
+    size, total, i, final = 1 << head.segment_log2, 0, 0, 0
     while not final:
         prefix = reader.number(4, f"prefix of segment {i}")
         final, length = prefix >> 31, prefix & 0x7FFFFFFF
@@ -256,134 +200,187 @@ def scan_segments(reader, head):
         yield i, final, reader.take(length, f"segment {i}")
         i += 1
 
-def open_segments(segments, suite, payload_key, head, aad):
-    """5.3, 5.4: answers the whole plaintext, after every tag held [SEG-6]."""
-    aead, plaintext = SUITES[suite].aead(payload_key), bytearray()
+def open_segments(segments, keys, head, chain, binding):
+    """5.3, 5.4: answers the whole payload, after every tag held [SEG-6]; padding comes last (8)."""
+    aead, parts, aad = SUITES[keys.suite].aead(keys.payload_key), [], aad_of(head, chain, binding)
     for i, final, sealed in segments:
         try:
-            plaintext += aead.decrypt(nonce_of(head.seq, i, final), sealed, aad if i == 0 else b"")
+            parts.append(aead.decrypt(nonce_of(head.seq, i, final), sealed, aad if i == 0 else b""))
         except InvalidTag:
             raise Refused("tag", f"the tag of segment {i} does not hold") from None
-    return bytes(plaintext)
+    return unpad(b"".join(parts)) if head.flags & PADDED else b"".join(parts)
 
 # ==== 6.1 wrapping a DEK: our own HPKE base-mode sender (RFC 9180), since slots may share one ephemeral key.
 # Unwrapping is left to cryptography's HPKE.
-
-def extract(salt, ikm):                     # RFC 5869
+def extract(salt, ikm):                           # RFC 5869
     return hmac.digest(salt, ikm, "sha256")
+def expand(prk, info, length):                    # RFC 5869
+    out = part = b""
+    while len(out) < length:
+        part = hmac.digest(prk, part + info + bytes([len(out) // 32 + 1]), "sha256")
+        out += part
+    return out[:length]
 
-def expand(prk, info, length):              # RFC 5869; nothing here needs more than the first 32 bytes
-    assert length <= 32
-    return hmac.digest(prk, info + b"\1", "sha256")[:length]
-
-def labeled_extract(suite_id, salt, label, ikm):        # RFC 9180, 4
+def labeled_extract(suite_id, salt, label, ikm):                # RFC 9180, 4
     return extract(salt, b"HPKE-v1" + suite_id + label + ikm)
-
-def labeled_expand(suite_id, prk, label, info, length):     # RFC 9180, 4
+def labeled_expand(suite_id, prk, label, info, length):         # RFC 9180, 4
     return expand(prk, number(length, 2) + b"HPKE-v1" + suite_id + label + info, length)
-
 def hpke_info(suite):                             # 6.1
     return b"sealwire v1 dek" + bytes([suite])
 
-def public_of(secret):
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+def key_pair(kem, secret):                        # the private key as cryptography has it, and the public key's bytes
+    if kem is X25519:
+        private = X25519PrivateKey.from_private_bytes(secret)
+        return private, private.public_key().public_bytes_raw()
+    expanded = hashlib.shake_256(secret).digest(96)                     # X-Wing: a seed of ML-KEM, a secret of X25519
+    mlkem, (x25519, x25519_public) = MLKEM768PrivateKey.from_seed_bytes(expanded[:64]), key_pair(X25519, expanded[64:])
+    return hpke.MLKEM768X25519PrivateKey(mlkem, x25519), mlkem.public_key().public_bytes_raw() + x25519_public
 
-def hpke_seal(suite, ephemeral, enc, public, dek):
-    """RFC 9180: Encap (4.1), KeySchedule of mode_base (5.1), Seal (5.2) at sequence number 0. enc is the
-    public half of ephemeral; it is an argument so that a test can send other bytes for the same point."""
-    try:
-        dh = X25519PrivateKey.from_private_bytes(ephemeral).exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError:                                                                  # [WRAP-1]
-        raise Refused("malformed", "[WRAP-1] X25519 gave zero") from None
-    kem_id = b"KEM" + number(KEM_X25519, 2)
+def hpke_seal(suite, ephemeral, public, dek):
+    """RFC 9180: Encap (4.1), KeySchedule of mode_base (5.1), Seal (5.2) at sequence number 0. X-Wing is left to
+    cryptography, which takes no ephemeral."""
+    kem, aead_id, aead = SUITES[suite].kem, SUITES[suite].aead_id, SUITES[suite].aead
+    x25519 = X25519PublicKey.from_public_bytes(public[-32:])
+    if kem is X_WING:
+        both = hpke.MLKEM768X25519PublicKey(MLKEM768PublicKey.from_public_bytes(public[:-32]), x25519)
+        sealed = SUITES[suite].hpke.encrypt(dek, both, info=hpke_info(suite))
+        return {"enc": sealed[:kem.enc_len], "wrapped_dek": sealed[kem.enc_len:]}
+    private, enc = key_pair(kem, ephemeral)
+    dh = private.exchange(x25519)                       # [WRAP-1]: raises where it gives zero
+    kem_id = b"KEM" + number(kem.id, 2)
     eae_prk = labeled_extract(kem_id, b"", b"eae_prk", dh)
     shared_secret = labeled_expand(kem_id, eae_prk, b"shared_secret", enc + public, 32)
-
-    suite_id = b"HPKE" + number(KEM_X25519, 2) + number(KDF_HKDF_SHA256, 2) + number(SUITES[suite].aead_id, 2)
-    context = (b"\0" + labeled_extract(suite_id, b"", b"psk_id_hash", b"")
-               + labeled_extract(suite_id, b"", b"info_hash", hpke_info(suite)))
+    suite_id = b"HPKE" + number(kem.id, 2) + number(KDF_HKDF_SHA256, 2) + number(aead_id, 2)
+    psk_id_hash = labeled_extract(suite_id, b"", b"psk_id_hash", b"")
+    context = b"\0" + psk_id_hash + labeled_extract(suite_id, b"", b"info_hash", hpke_info(suite))
     secret = labeled_extract(suite_id, shared_secret, b"secret", b"")
     key = labeled_expand(suite_id, secret, b"key", context, 32)
     base_nonce = labeled_expand(suite_id, secret, b"base_nonce", context, 12)
-    wrapped = SUITES[suite].aead(key).encrypt(base_nonce, dek, b"")
-    return {"dh": dh, "shared_secret": shared_secret, "key_schedule_context": context, "secret": secret,
-            "key": key, "base_nonce": base_nonce, "wrapped_dek": wrapped}
+    return {"enc": enc, "dh": dh, "shared_secret": shared_secret, "key_schedule_context": context, "secret": secret,
+            "key": key, "base_nonce": base_nonce, "wrapped_dek": aead(key).encrypt(base_nonce, dek, b"")}
 
-def unwrap(suite, secret, slot):
+def unwrap(suite, private, slot):
     """6.1: the candidate DEK of a slot, or None. cryptography takes enc as received [WRAP-4], and refuses an
     all-zero X25519 result as it refuses a wrong tag [WRAP-1]."""
     try:
-        return SUITES[suite].hpke.decrypt(slot.enc + slot.wrapped_dek, X25519PrivateKey.from_private_bytes(secret),
-                                          info=hpke_info(suite))
+        return SUITES[suite].hpke.decrypt(slot.enc + slot.wrapped_dek, private, info=hpke_info(suite))
     except (InvalidTag, ValueError):
         return None
 
-def check_public_key(public):
-    """6.1 [WRAP-2]: a scalar is a multiple of 8, so exactly the points of small order give zero."""
-    refuse_if(len(public) != 32, "malformed", f"a public key of {len(public)} bytes")
-    refuse_if(int.from_bytes(public, "little") >= 2 ** 255 - 19, "malformed", "[WRAP-2] the public key is not canonical")
+def check_public_key(kem, public):
+    """6.1 [WRAP-2], of X-Wing's X25519 half too: a scalar is a multiple of 8, so just small orders give zero."""
+    refuse_if(len(public) != kem.public_len, "malformed", f"a public key of {len(public)} bytes")
+    refuse_if(int.from_bytes(public[-32:], "little") >= P, "malformed", "[WRAP-2] the public key is not canonical")
     try:
-        X25519PrivateKey.from_private_bytes(b"\x55" * 32).exchange(X25519PublicKey.from_public_bytes(public))
+        X25519PrivateKey.from_private_bytes(b"\x55" * 32).exchange(X25519PublicKey.from_public_bytes(public[-32:]))
+        if kem is X_WING:
+            MLKEM768PublicKey.from_public_bytes(public[:-32])
     except ValueError:
-        raise Refused("malformed", "[WRAP-2] the public key is zero or of small order") from None
+        raise Refused("malformed", "[WRAP-2] the public key is zero, of small order or no ML-KEM key") from None
 
 # ==== 6.2 key schedule, 6.3 hints, 6.4 finding the DEK
-
-class Keys:
-    """6.2: what follows from DEK, salt and suite"""
-
-    def __init__(self, dek, salt, suite):
+class Keys:                                       # 6.2: what follows from DEK, salt and suite
+    def __init__(self, dek, salt, suite, opener=None):
+        self.dek, self.salt, self.suite, self.opener = dek, salt, suite, opener         # opener: the CMK that found it
         self.prk = extract(salt, dek)
         self.payload_key, self.header_key, self.dek_commitment, self.chain = (
             expand(self.prk, b"sealwire v1 " + name + bytes([suite]), 32)
             for name in (b"payload", b"header", b"commit", b"chain"))
-
     def header_mac(self, before):
         return hmac.digest(self.header_key, before, "sha256")
+    def mask(self, proof, recipients_hash):       # 6.5: on, and off
+        mask = expand(self.prk, b"sealwire v1 sender" + bytes([self.suite]) + recipients_hash, 128)
+        return bytes(a ^ b for a, b in zip(proof, mask, strict=True))
+    def signed(self, created_at, original, message):  # 6.5: what a sender signs
+        return (b"sealwire v1 sender proof" + bytes([self.suite]) + number(created_at, 8) + self.salt + original
+                + self.dek_commitment + message)
 
-def fingerprint(public):                          # 6.3
-    return hashlib.sha256(b"sealwire v1 key" + number(KEM_X25519, 2) + public).digest()
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
 
-def human_fingerprint(public):                    # 12.4
-    print_ = fingerprint(public)
+def fingerprint(kem, public):                     # 6.3
+    return sha256(b"sealwire v1 key", number(kem.id, 2), public)
+def human_fingerprint(kem, public):                   # 12.4
+    print_ = fingerprint(kem, public)
     return " ".join(f"{int.from_bytes(print_[5 * i:5 * i + 5], 'big') % 100_000:05d}" for i in range(6))
-
-def hint_of(mode, salt, public):                  # 6.3
-    if mode == HINT_MODES["none"]:
-        return bytes(4)
-    if mode == HINT_MODES["static"]:
-        return fingerprint(public)[:4]
-    return hashlib.sha256(b"sealwire v1 hint" + salt + fingerprint(public)).digest()[:4]
+def hint_of(mode, kem, salt, public):             # 6.3
+    rotating = sha256(b"sealwire v1 hint", salt, fingerprint(kem, public))
+    return (bytes(4), rotating[:4], fingerprint(kem, public)[:4])[mode]
 
 def find_keys(block, secrets, external_dek=None):
     """6.4: keys in the order given, each on the slots in theirs [WRAP-7], then externals, for which
     external_dek stands in for what a KMS would answer."""
-    def candidates():
-        trials = set()                                  # (key, enc), or the position of an external
-        for secret in secrets:
-            hint = hint_of(block.options & OPT_HINTS, block.salt, public_of(secret))
-            for slot in block.slots:
-                if slot.hint == hint:
-                    trials.add((secret, slot.enc))
-                    check_limit(len(trials), MAX_TRIALS, "trials")                      # [WRAP-6]
-                    yield unwrap(block.suite, secret, slot)
-        for i in range(len(block.externals) if external_dek else 0):
-            trials.add(i)
-            check_limit(len(trials), MAX_TRIALS, "trials")                              # [WRAP-6]
-            yield external_dek
-
-    seen = False
-    for dek in candidates():
+    kem, found, trials, seen = SUITES[block.suite].kem, [], set(), False
+    for secret in secrets:
+        private, public = key_pair(kem, secret)
+        hint = hint_of(block.options & OPT_HINTS, kem, block.salt, public)
+        found += [(secret, slot.enc, private, slot) for slot in block.slots if slot.hint == hint]
+    found += [(None, i, None, None) for i in range(len(block.externals) if external_dek else 0)]
+    for secret, place, private, slot in found:
+        trials.add((secret, place))
+        check_limit(len(trials), MAX_TRIALS, "trials")                                  # [WRAP-6]
+        dek = unwrap(block.suite, private, slot) if slot else external_dek
         if dek is not None:
-            seen = True
-            keys = Keys(dek, block.salt, block.suite)
+            seen, keys = True, Keys(dek, block.salt, block.suite, secret)
             if hmac.compare_digest(keys.header_mac(block.raw[:-32]), block.header_mac):  # [KEY-1]
                 return keys
     refuse_if(seen, "header_mac", "[KEY-2] a slot opened, but header_mac holds under no candidate")
     raise Refused("nokey", "no matching key")
 
-# ==== 7 batches, 8 padding
+# ==== 6.5 sender proofs, 6.6 who has written it
+P, ORDER = 2 ** 255 - 19, 2 ** 252 + 27742317777372353535851937790883648493     # of the field, and of the base point
+D = -121665 * pow(121666, -1, P) % P
 
+def point_fault(encoded):
+    """What keeps an Ed25519 point from being a key or an R, or None: OpenSSL minds neither y >= P nor a small order.
+    Eight times the point is the neutral one, y = 1, if its order is small; y and the square of x tell."""
+    y = int.from_bytes(encoded, "little") % 2 ** 255
+    if y >= P:
+        return "not canonical"
+    for _ in range(3):
+        x2 = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+        if pow(x2, (P - 1) // 2, P) == P - 1:           # no square
+            return "not on the curve"
+        y = (y * y + x2) * pow(1 - D * x2 * y * y, -1, P) % P
+    return "of small order" if y == 1 else None
+
+def verify(key, signature, signed):               # [PRF-2]
+    for name, point in ("verifying_key", key), ("R", signature[:32]):
+        refuse_if(point_fault(point), "proof", f"[PRF-2] {name} is {point_fault(point)}")
+    refuse_if(int.from_bytes(signature[32:], "little") >= ORDER, "proof", "[PRF-2] S is not below the order")
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, signed)       # OpenSSL's is without the cofactor
+    except InvalidSignature:
+        raise Refused("proof", "[PRF-1] the signature does not hold") from None
+
+def proof_message(options, head, raw, binding):
+    """6.5 [PRF-3]: `message` of what is signed; raw is message head and segments, as they were sent"""
+    if options & OPT_COVERS:
+        return sha256(raw, binding)
+    acceptor = bytes([head.flags & ACCEPTOR != 0])
+    return sha256(b"sealwire v1 channel", acceptor, binding) if head.flags & CHANNEL else b""
+
+def sender_of(block, keys, message, allowed):
+    """Who took up the DEK, in the order of 11.3: is it one of those allowed, then its proof [PRF-1] [PRF-4].
+    allowed is None, or verifying keys and standings."""
+    key, standing = None, "anonymous"
+    if block.proof:
+        now = sha256(block.recipients)
+        proof = keys.mask(block.proof, now)
+        key, original, signature = proof[:32], proof[32:64], proof[64:]
+        alone = len(block.slots) == 1 and not block.externals and keys.opener is not None       # [PRF-6]
+        if block.options & OPT_COVERS:
+            standing = "signed" if original == now else "signed-rewrapped"
+        else:
+            standing = "origin" if original != now else "verified" if alone else "group"
+    if allowed:                                                                         # [PRF-7]
+        refuse_if(key not in allowed[0], "policy", "[PRF-7] the sender is not in the list")
+        refuse_if(standing not in allowed[1], "policy", f"[PRF-7] the standing {standing}")
+    if block.proof:
+        verify(key, signature, keys.signed(block.created_at, original, message))
+    return {"standing": standing, "key": key}
+
+# ==== 7 batches, 8 padding
 def make_batch(entries):                          # 7
     refuse_if(not entries, "malformed", "[BAT-1] a batch needs an entry")
     check_limit(len(entries), MAX_ENTRIES, "entries of a batch")                        # [LIM-4]
@@ -397,17 +394,13 @@ def split_batch(payload):                         # 7 [BAT-3]: all entries, or n
     refuse_if(not entries, "content", "[BAT-1] a batch without entry")
     return entries
 
-def padme(n):                                     # 8
-    if n < 2:
-        return n
-    e = n.bit_length() - 1                  # floor(log2 n)
-    s = e.bit_length()                      # floor(log2 e) + 1
+def padme(n):                                     # 8: n < 2 comes out as it is
+    e = n.bit_length() - 1                        # floor(log2 n)
+    s = e.bit_length()                            # floor(log2 e) + 1
     unit = 1 << max(e - s, 0)
     return -(-n // unit) * unit
-
 def pad(payload):                                 # 8 [PAD-1]
     return payload.ljust(padme(len(payload) + 8) - 8, b"\0") + number(len(payload), 8)
-
 def unpad(plaintext):                             # 8
     refuse_if(len(plaintext) < 8, "content", "[PAD-2] a padded plaintext of fewer than 8 bytes")
     payload_len = int.from_bytes(plaintext[-8:], "big")
@@ -416,179 +409,203 @@ def unpad(plaintext):                             # 8
     return plaintext[:payload_len]
 
 # ==== 3 and 6 again, as a writer sees them
-
-@dataclass
-class Epoch:
-    """A DEK that was taken up: its block, and what follows from it"""
-    suite: int
-    segment_log2: int
-    block: bytes
-    keys: Keys
-    salt: bytes
-    notes: dict             # intermediate values, for op explain
-
 def from_hex(request, name, default=b""):
     return bytes.fromhex(request[name]) if request.get(name) is not None else default
+def external_bytes(provider, key_ref, blob):      # 3.4
+    return b"".join(number(len(x), n) + x for n, x in ((1, provider.encode()), (2, key_ref.encode()), (2, blob)))
+def slot_bytes(slot, own_enc):                    # 3.3
+    return slot.hint + (slot.enc if own_enc else b"") + slot.wrapped_dek
 
-def take_up_dek(request):
-    """3, 6.1, 6.2: a DEK block for request["to"], under a fresh DEK and salt [KEY-6] unless a test gives them."""
-    suite, segment_log2 = request.get("suite", 1), request.get("segment_log2", 16)
-    refuse_if(suite not in SUITES, "unsupported", f"[BLK-5] [SUI-1] suite {suite}")
-    refuse_if(not 12 <= segment_log2 <= 24, "malformed", f"[HEAD-2] segment_log2 {segment_log2}")
-    to = [bytes.fromhex(pk) for pk in request.get("to", [])]
-    externals = request.get("externals") or []
-    check_limit(len(to), MAX_SLOTS, "recipients")                                       # [LIM-4]
+def make_block(options, created_at, slots, externals, keys, prove):
+    """3: the bytes of a block; prove(original) answers what its proof holds"""
+    check_limit(len(slots), MAX_SLOTS, "recipients")                                    # [LIM-4]
     check_limit(len(externals), MAX_EXTERNALS, "externals")                             # [LIM-4]
-    for public in to:
-        check_public_key(public)                                                        # [WRAP-2]
-    refuse_if(len(set(to)) != len(to), "malformed", "[WRAP-3] a recipient is given twice")
-    own_enc, mode = bool(request.get("enc_per_slot")), HINT_MODES[request.get("hints", "none")]
-    enc_count = len(to) if own_enc else min(len(to), 1)
-    refuse_if(mode == 0 and enc_count > MAX_TRIALS, "limit", f"[HINT-1] {enc_count} encs without hints")
-
-    dek, salt = from_hex(request, "dek", os.urandom(32)), from_hex(request, "salt", os.urandom(16))
-    refuse_if(len(dek) != 32 or len(salt) != 16, "malformed", "a DEK has 32 bytes, a salt 16")
-    created_at = int(time.time()) if request.get("created_at") is None else request["created_at"]
-    ephemerals = [bytes.fromhex(e) for e in request.get("ephemerals") or []]
-    ephemerals = ephemerals or [os.urandom(32) for _ in range(enc_count)]               # [WRAP-5]
-    refuse_if(len(ephemerals) != enc_count, "malformed", f"{enc_count} ephemerals are needed")
-    encs = [public_of(e) for e in ephemerals]
-
-    slots, steps, hints = [], [], [hint_of(mode, salt, public) for public in to]
-    for i, public in enumerate(to):
-        steps.append(hpke_seal(suite, ephemerals[i * own_enc], encs[i * own_enc], public, dek))
-        slots.append(hints[i] + (encs[i] if own_enc else b"") + steps[i]["wrapped_dek"])
-    body = bytes([suite, mode | (OPT_ENC_PER_SLOT if own_enc else 0)]) + number(len(to), 2)
-    body += number(len(externals), 1) + number(created_at, 8) + salt + (b"" if own_enc else b"".join(encs))
-    body += b"".join(slots) + b"".join(map(external_bytes, externals))
-    keys = Keys(dek, salt, suite)
+    encs, own_enc = {slot.enc for slot in slots}, options & OPT_ENC_PER_SLOT or SUITES[keys.suite].kem is X_WING
+    refuse_if(options & OPT_HINTS == 0 and len(encs) > MAX_TRIALS, "limit", f"[HINT-1] {len(encs)} encs without hints")
+    counts = bytes([options]) + number(len(slots), 2) + number(len(externals), 1)
+    parts = [b"" if own_enc else b"".join(encs), *(slot_bytes(slot, own_enc) for slot in slots)]
+    parts = b"".join(parts + [external_bytes(*external) for external in externals])
+    original = sha256(counts, parts)
+    proof = keys.mask(prove(original), original) if options & OPT_PROOF else b""
+    body = bytes([keys.suite]) + counts + number(created_at, 8) + keys.salt + parts + proof
     before = MAGIC + bytes([VERSION]) + number(8 + len(body) + 32, 4) + body
     block = before + keys.header_mac(before)
     parse_block(Reader(block))                          # [LIM-4]: what we would refuse, we do not send
-    notes = {"dek": dek, "salt": salt, "enc": encs, "slots": slots, "hpke": steps, "hints": hints,
-             "ephemerals": ephemerals, "fingerprints": [fingerprint(public) for public in to],
-             "human_fingerprints": [human_fingerprint(public) for public in to],
-             "header_mac": block[-32:], "info": hpke_info(suite), **vars(keys)}
-    return Epoch(suite, segment_log2, block, keys, salt, notes)
+    return block
 
-def external_bytes(external):
-    """3.4: {"provider": str, "key_ref": str, "blob": hex}"""
-    provider, key_ref = external["provider"].encode(), external.get("key_ref", "").encode()
-    blob = bytes.fromhex(external["blob"])
-    return b"".join(number(len(x), n) + x for n, x in ((1, provider), (2, key_ref), (2, blob)))
+def wrap(request, options, to, keys):
+    """6.1: answers the slots, and what HPKE did for each. A test may give the ephemerals, of X25519."""
+    kem, own_enc = SUITES[keys.suite].kem, options & OPT_ENC_PER_SLOT
+    for public in to:
+        check_public_key(kem, public)                                                   # [WRAP-2]
+    ephemerals = [bytes.fromhex(e) for e in request.get("ephemerals") or []]
+    count = 0 if kem is X_WING else len(to) if own_enc else min(len(to), 1)
+    ephemerals = ephemerals or [os.urandom(32) for _ in range(count)]                   # [WRAP-5]
+    refuse_if(len(ephemerals) != count, "malformed", f"{count} ephemerals are needed")
+    each = ephemerals if own_enc else (ephemerals or [None]) * len(to)
+    steps = [hpke_seal(keys.suite, ephemeral, public, keys.dek) for ephemeral, public in zip(each, to)]
+    hints = [hint_of(options & OPT_HINTS, kem, keys.salt, public) for public in to]
+    return [Slot(hint, step["enc"], step["wrapped_dek"]) for hint, step in zip(hints, steps)], steps, ephemerals
+
+# A DEK that was taken up. make_block(message) makes its block when it is sent, since a proof may cover the message
+# (6.5); notes: intermediate values, for op explain.
+Epoch = namedtuple("Epoch", "segment_log2 options keys make_block notes")
+
+def take_up_dek(request):
+    """3, 6.1, 6.2: a DEK for request["to"], fresh as its salt [KEY-6] unless a test gives them."""
+    suite, segment_log2 = request.get("suite", 1), request.get("segment_log2", 16)
+    refuse_if(suite not in SUITES, "unsupported", f"[BLK-5] suite {suite}")
+    refuse_if(not 12 <= segment_log2 <= 24, "malformed", f"[HEAD-2] segment_log2 {segment_log2}")
+    kem, to = SUITES[suite].kem, [bytes.fromhex(pk) for pk in request.get("to", [])]
+    externals = [(e["provider"], e.get("key_ref", ""), from_hex(e, "blob")) for e in request.get("externals") or []]
+    refuse_if(len(set(to)) != len(to), "malformed", "[WRAP-3] a recipient is given twice")
+    options = HINT_MODES[request.get("hints", "none")] | (OPT_ENC_PER_SLOT if request.get("enc_per_slot") else 0)
+    sign_with = from_hex(request, "sign_with", None)
+    if sign_with is not None:
+        options |= {"dek": OPT_PROOF, "message": OPT_PROOF | OPT_COVERS}[request.get("proof") or "dek"]
+    dek, salt = from_hex(request, "dek", os.urandom(32)), from_hex(request, "salt", os.urandom(16))
+    refuse_if(len(dek) != 32 or len(salt) != 16, "malformed", "a DEK has 32 bytes, a salt 16")
+    created_at = int(time.time()) if request.get("created_at") is None else request["created_at"]
+    keys = Keys(dek, salt, suite)
+    slots, steps, ephemerals = wrap(request, options, to, keys)
+
+    def block_for(message):
+        def prove(original):
+            signer = Ed25519PrivateKey.from_private_bytes(sign_with)
+            signature = signer.sign(keys.signed(created_at, original, message))
+            return signer.public_key().public_bytes_raw() + original + signature
+        return make_block(options, created_at, slots, externals, keys, prove)
+
+    own_enc = options & OPT_ENC_PER_SLOT
+    notes = {"slots": [slot_bytes(slot, own_enc) for slot in slots], "hpke": steps, "hints": [s.hint for s in slots],
+             "enc": [step["enc"] for step in (steps if own_enc else steps[:1])], "ephemerals": ephemerals,
+             "fingerprints": [fingerprint(kem, public) for public in to], "info": hpke_info(suite),
+             "human_fingerprints": [human_fingerprint(kem, public) for public in to], **vars(keys)}
+    return Epoch(segment_log2, options, keys, block_for, notes)
 
 def seal_message(epoch, seq, flags, context, payload, binding, chain=b"", follow_up=False):
     """2: an envelope, or a follow-up of the epoch. Answers the bytes and their intermediate values."""
     check_limit(len(context), MAX_CONTEXT, "bytes of a context")                        # [LIM-4]
     refuse_if(not 0 <= seq < 2 ** 64, "malformed", f"[KEY-4] seq {seq}")
+    refuse_if(epoch.options & OPT_COVERS and (seq or flags & CHANNEL), "malformed", "[HEAD-5] a block of one message")
     plaintext = pad(payload) if flags & PADDED else payload
     head = Head(seq, epoch.segment_log2, flags, context)
     head_bytes = head.follow_up_bytes() if follow_up else head.message_bytes()
     aad = aad_of(head, chain, binding)
-    segments = seal_segments(epoch.suite, epoch.keys.payload_key, head, aad, plaintext)
-    message = (b"" if follow_up else epoch.block) + head_bytes + b"".join(s for _, s in segments)
-    return message, {"envelope": message, "block": epoch.block, "head": head_bytes, "aad": aad,
-                     "nonces": [nonce for nonce, _ in segments], "plaintext": plaintext,
-                     "segments": [segment for _, segment in segments], **epoch.notes}
+    segments = seal_segments(epoch.keys, head, aad, plaintext)
+    message = head_bytes + b"".join(segment for _, segment in segments)
+    block = b"" if follow_up else epoch.make_block(proof_message(epoch.options, head, message, binding))
+    return block + message, {"envelope": block + message, "block": block, "head": head_bytes, "aad": aad,
+                             "nonces": [nonce for nonce, _ in segments], "plaintext": plaintext,
+                             "segments": [segment for _, segment in segments], "header_mac": block[-32:], **epoch.notes}
 
-def seal(request):
-    """One self-contained message"""
-    flags = PADDED if request.get("pad") else 0
-    return seal_message(take_up_dek(request), request.get("seq", 0), flags, from_hex(request, "context"),
-                        from_hex(request, "payload"), from_hex(request, "binding"))
+def seal(request):                                # one self-contained message
+    return seal_message(take_up_dek(request), request.get("seq", 0), PADDED if request.get("pad") else 0,
+                        from_hex(request, "context"), from_hex(request, "payload"), from_hex(request, "binding"))
 
-def open_(data, secrets, binding, external_dek=None):
+def open_(data, secrets, binding, external_dek=None, allowed=None):
     """One self-contained message, in the order of 11.3 [ERR-2]."""
     reader = Reader(data)
-    block = parse_block(reader)
-    head = parse_message_head(reader)
+    block, head = parse_envelope(reader)
     reader.refuse_if(head.flags & CHANNEL, "malformed", "[CHN-2] flag channel outside of a channel")
     segments = list(scan_segments(reader, head))
     reader.refuse_if(reader.left(), "trailing", f"[SEG-8] {reader.left()} bytes after the final segment")
-    block.check_implemented()
     keys = find_keys(block, secrets, external_dek)
-    plaintext = open_segments(segments, block.suite, keys.payload_key, head, aad_of(head, b"", binding))
-    payload = unpad(plaintext) if head.flags & PADDED else plaintext
-    return payload, head, block
+    message = proof_message(block.options, head, data[len(block.raw):], binding)
+    sender = sender_of(block, keys, message, allowed)
+    return {"payload": open_segments(segments, keys, head, b"", binding), "context": head.context, "seq": head.seq,
+            "created_at": block.created_at, "sender": sender}
 
 # ==== 9 channels
-
 def seal_channel(request):
     """9: the bytes of a whole channel. A message may carry "to", "suite", "segment_log2", "hints" and
-    "enc_per_slot" of its own, which count where it begins an epoch (9.2)."""
+    "sign_with" of its own (and so on), which count where it begins an epoch (9.2)."""
     out, epoch, closed = [], None, False
     side = CHANNEL | (ACCEPTOR if request.get("role") == "acceptor" else 0)
-    messages = list(request["messages"])
-    if request.get("notice"):                                                           # [CHN-15]
-        messages.append({"notice": True, "last": True})
+    messages = request["messages"] + ([{"notice": True, "last": True}] if request.get("notice") else [])    # [CHN-15]
     for seq, message in enumerate(messages):
         refuse_if(closed, "malformed", "[CHN-8] nothing follows a message with the flag last")
         closed = bool(message.get("last"))
         payload, batch = from_hex(message, "payload"), message.get("batch")
-        if batch is not None:
-            batch = [bytes.fromhex(entry) for entry in batch]
-        elif closed and not payload and not message.get("notice"):                      # [CHN-13]
-            batch = [b""]
+        if batch is None and closed and not payload and not message.get("notice"):      # [CHN-13]
+            batch = [""]
         flags = side | (LAST if closed else 0) | (PADDED if message.get("pad") else 0)
         if batch is not None:
-            flags, payload = flags | BATCH, make_batch(batch)
+            flags, payload = flags | BATCH, make_batch([bytes.fromhex(entry) for entry in batch])
         chain, follow_up = b"", True
         if epoch is None or message.get("renew"):                                       # [CHN-3] [CHN-12]
             chain, follow_up, old = (epoch.keys.chain if epoch else b""), False, epoch  # [CHN-7]
             epoch = take_up_dek({**request, **message})
-            refuse_if(old and old.salt == epoch.salt, "malformed", "[CHN-5] the salt of the epoch before")
+            refuse_if(old and old.keys.salt == epoch.keys.salt, "malformed", "[CHN-5] the salt of the epoch before")
         out.append(seal_message(epoch, seq, flags, from_hex(message, "context"), payload,
                                 from_hex(request, "binding"), chain, follow_up)[0])
     return b"".join(out)
 
-def open_channel(data, secrets, role, binding, deliver):
-    """9: gives deliver(payload, context) each message, in order, until the channel ends or is refused; an
-    exception ends the channel [CHN-14]."""
-    reader, seq, block, keys, segment_log2 = Reader(data), 0, None, None, 0
+def open_channel(data, secrets, role, binding, allowed):
+    """9: yields payload, context and sender of each message, in order; an exception ends the channel [CHN-14]."""
+    reader, seq, block, keys, sender, segment_log2 = Reader(data), 0, None, None, None, 0
     while True:
         reader.refuse_if(not reader.left(), "truncated", "[CHN-9] the channel ends without a last message")
         kind, chain = data[reader.at], b""
+        refuse_if(kind not in (FOLLOW_UP, MAGIC[0]), "unsupported", f"[HEAD-1] type {kind:02x} at offset {reader.at}")
         if kind == FOLLOW_UP:
             refuse_if(block is None, "malformed", "[CHN-3] a channel begins with an envelope")
-            head = parse_follow_up_head(reader, seq, segment_log2)
-            check_channel_head(head, seq, role)
-        elif kind == MAGIC[0]:
-            old, block = block, parse_block(reader)
+            head = parse_head(reader, (seq, segment_log2))
+        else:
+            old, (block, head) = block, parse_envelope(reader)
             reader.refuse_if(old and old.salt == block.salt, "malformed", "[CHN-5] the salt of the epoch before")
-            head = parse_message_head(reader)
-            check_channel_head(head, seq, role)
-            chain = keys.chain if keys else b""                                         # [CHN-7]
-            block.check_implemented()
-            keys, segment_log2 = find_keys(block, secrets), head.segment_log2
-        else:                                                                           # [HEAD-1]
-            raise Refused("unsupported", f"type {kind:02x} at offset {reader.at}")
-        segments = scan_segments(reader, head)                                          # opened as they arrive
-        plaintext = open_segments(segments, block.suite, keys.payload_key, head, aad_of(head, chain, binding))
-        payload = unpad(plaintext) if head.flags & PADDED else plaintext                # 8: padding comes last
-        last = head.flags & LAST
-        if head.flags & BATCH:
-            for entry in split_batch(payload):
-                deliver(entry, head.context)
-        elif payload or not last:                                                       # [CHN-15]
-            deliver(payload, head.context)
-        if last:
+        refuse_if(not head.flags & CHANNEL, "malformed", f"[CHN-1] message {seq}: no flag channel")
+        own_side = bool(head.flags & ACCEPTOR) == (role == "acceptor")
+        refuse_if(own_side, "malformed", f"[CHN-10] message {seq} comes from the reader's own side")
+        refuse_if(head.seq != seq, "malformed", f"[CHN-3] [CHN-4] seq {head.seq} instead of {seq}")
+        if kind != FOLLOW_UP:
+            chain, before, segment_log2 = (keys.chain if keys else b""), sender, head.segment_log2      # [CHN-7]
+            keys = find_keys(block, secrets)
+            sender = sender_of(block, keys, proof_message(block.options, head, b"", binding), allowed)
+            refuse_if(before not in (None, sender), "proof", "[CHN-6] the sender is not that of the epoch before")
+        payload = open_segments(scan_segments(reader, head), keys, head, chain, binding)    # opened as they arrive
+        for entry in split_batch(payload) if head.flags & BATCH else [payload]:
+            if head.flags & BATCH or payload or not head.flags & LAST:                  # [CHN-15]
+                yield entry, head.context, sender
+        if head.flags & LAST:
             reader.refuse_if(reader.left(), "trailing", f"[CHN-8] {reader.left()} bytes after the last message")
             return
         seq += 1
 
-def check_channel_head(head, seq, role):          # 9, 9.1: the rules of a channel on any head
-    refuse_if(not head.flags & CHANNEL, "malformed", f"[CHN-1] message {seq}: no flag channel")
-    own_side = bool(head.flags & ACCEPTOR) == (role == "acceptor")
-    refuse_if(own_side, "malformed", f"[CHN-10] message {seq} comes from the reader's own side")
-    refuse_if(head.seq != seq, "malformed", f"[CHN-3] [CHN-4] seq {head.seq} instead of {seq}")
+# ==== 10.5 rewrapping
+def rewrap(request, secrets):
+    """The block for other recipients: [RWP-1] suite, created_at, salt and what the proof says stay. The proof is
+    not verified, for want of its message. Externals stay as slots do: unless all recipients are replaced."""
+    reader = Reader(from_hex(request, "block"))
+    block = parse_block(reader)
+    reader.refuse_if(reader.left(), "trailing", f"{reader.left()} bytes after the block")
+    add, remove = ([bytes.fromhex(pk) for pk in request.get(name) or []] for name in ("add", "remove"))
+    refuse_if(len(set(add)) != len(add), "usage", "[WRAP-3] a recipient is added twice")
+    refuse_if(add and block.proof and not block.options & OPT_COVERS and not request.get("weaken"), "usage",
+              "[RWP-3] whoever is added can then write as origin")
+    keys, kem, mode = find_keys(block, secrets), SUITES[block.suite].kem, block.options & OPT_HINTS
+    kept, externals, hint = block.slots, block.externals, lambda public: hint_of(mode, kem, block.salt, public)
+    if request.get("replace_all"):
+        kept, externals, remove = [], [], []
+    refuse_if(mode == 0 and remove and len(kept) > 1, "usage", "[RWP-4] slots without hints cannot be told apart")
+    own = key_pair(kem, keys.opener)[1]                 # without hints it tells whose the only slot is
+    gone = {hint(public) if mode or public == own else None for public in remove}
+    refuse_if(not gone <= {slot.hint for slot in kept}, "usage", "a recipient that is removed is not there")
+    kept = [slot for slot in kept if slot.hint not in gone]
+    refuse_if(mode and {slot.hint for slot in kept} & set(map(hint, add)), "usage", "[WRAP-3] added is there already")
+    refuse_if(not (kept or add or externals), "usage", "nobody is left")
+    options = block.options | (OPT_ENC_PER_SLOT if add and kem is X25519 else 0)        # [RWP-2]
+    options &= ~0 if kept or add else ~OPT_OF_SLOTS                                       # [BLK-10]
+    proof = keys.mask(block.proof, sha256(block.recipients)) if block.proof else b""
+    slots = kept + wrap(request, options, add, keys)[0]
+    return make_block(options, block.created_at, slots, externals, keys, lambda original: proof)
 
 # ==== 12.1 key strings
-
 BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-KEY_KINDS = {"recipient": "swr", "cmk": "sw-secret-cmk-"}
+KEY_KINDS = {"recipient": "swr", "cmk": "sw-secret-cmk-", "sender": "sws", "sender-secret": "sw-secret-sender-"}
+KEM_KINDS, SECRET_KINDS = ("recipient", "cmk"), ("cmk", "sender-secret")
 
-def bech32m_checksum(hrp, groups):
-    """BIP-350: 1 for a whole string that is right"""
+def bech32m_checksum(hrp, groups):                # BIP-350: 1 for a whole string that is right
     check = 1
     for value in [ord(c) >> 5 for c in hrp] + [0] + [ord(c) & 31 for c in hrp] + groups:
         top = check >> 25
@@ -597,17 +614,16 @@ def bech32m_checksum(hrp, groups):
             check ^= g if top >> i & 1 else 0
     return check ^ 0x2BC830A3 ^ 1
 
-def write_key(kind, key):                         # 12.1
-    data, hrp = number(KEM_X25519, 2) + key, KEY_KINDS[kind]
-    width = -(-len(data) * 8 // 5)
-    bits = int.from_bytes(data, "big") << (width * 5 - len(data) * 8)
-    groups = [bits >> 5 * (width - 1 - i) & 31 for i in range(width)]
+def write_key(kind, key, kem=X25519):             # 12.1
+    data, hrp = (number(kem.id, 2) if kind in KEM_KINDS else b"") + key, KEY_KINDS[kind]
+    bits = "".join(f"{byte:08b}" for byte in data)
+    groups = [int(bits[i:i + 5].ljust(5, "0"), 2) for i in range(0, len(bits), 5)]
     check = bech32m_checksum(hrp, groups + [0] * 6) ^ 1
     groups += [check >> 5 * (5 - i) & 31 for i in range(6)]
     string = hrp + "1" + "".join(BECH32[g] for g in groups)
-    return string.upper() if kind == "cmk" else string
+    return string.upper() if kind in SECRET_KINDS else string
 
-def read_key(string):                             # 12.1: answers (kind, key)
+def read_key(string):                             # 12.1: answers kind, key and kem, which senders have not
     refuse_if(string.lower() != string and string.upper() != string, "malformed", "[TXT-4] mixed case")
     hrp, one, rest = string.lower().rpartition("1")
     right = one and len(rest) >= 6 and set(rest) <= set(BECH32) and string.isascii()
@@ -615,84 +631,69 @@ def read_key(string):                             # 12.1: answers (kind, key)
     groups = [BECH32.index(c) for c in rest]
     refuse_if(bech32m_checksum(hrp, groups) != 1, "malformed", "the checksum does not hold")
     kind = next((k for k, h in KEY_KINDS.items() if h == hrp), None)
-    refuse_if(kind is None, "malformed", f"[TXT-1] a string of {hrp!r}, not a recipient or CMK")
-    bits = 0
-    for group in groups[:-6]:
-        bits = bits << 5 | group
-    count, spare = divmod(5 * len(groups[:-6]), 8)
-    refuse_if(spare >= 5 or bits & (1 << spare) - 1, "malformed", "[TXT-4] padding bits that are not zero")
-    data = number(bits >> spare, count)
-    refuse_if(len(data) < 2, "malformed", "no kem id")
-    refuse_if(data[:2] != number(KEM_X25519, 2), "unsupported", f"[TXT-2] kem id {data[:2].hex()}")
-    refuse_if(len(data) != 34, "malformed", f"[TXT-3] a key of {len(data) - 2} bytes")
+    refuse_if(kind is None, "malformed", f"[TXT-1] a string of {hrp!r}, no key")
+    bits = "".join(f"{group:05b}" for group in groups[:-6])
+    end = len(bits) // 8 * 8
+    refuse_if(len(bits) - end >= 5 or "1" in bits[end:], "malformed", "[TXT-4] padding bits that are not zero")
+    key, kem = bytes(int(bits[i:i + 8], 2) for i in range(0, end, 8)), None
+    if kind in KEM_KINDS:
+        refuse_if(len(key) < 2, "malformed", "no kem id")
+        kem, key = KEMS.get(int.from_bytes(key[:2], "big")), key[2:]
+        refuse_if(kem is None, "unsupported", "[TXT-2] kem id")
+    refuse_if(len(key) != (kem.public_len if kind == "recipient" else 32), "malformed", f"[TXT-3] {len(key)} bytes")
     if kind == "recipient":
-        check_public_key(data[2:])                                                      # [WRAP-2]
-    return kind, data[2:]
+        check_public_key(kem, key)                                                      # [WRAP-2]
+    refuse_if(kind == "sender" and point_fault(key), "malformed", f"[TXT-8] a verifying key: {point_fault(key)}")
+    return kind, key, kem
 
 # ==== The entries: serve for tests, seal and open for people
-
-def as_json(value):
-    """bytes as hex, all the way down"""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {k: as_json(v) for k, v in value.items()}
-    return [as_json(v) for v in value] if isinstance(value, list) else value
-
 def answer(request):
-    op = request["op"]
-    if op == "seal":
-        return {"ok": seal(request)[0]}
-    if op == "explain":
-        return {"ok": seal(request)[1]}
-    if op == "channel-seal":
-        return {"ok": seal_channel(request)}
-    if op == "key":
-        kind, key = read_key(request["string"])
-        return {"ok": {"kind": kind, "key": key}}
-    if op == "key-string":
-        return {"ok": write_key(request["kind"], bytes.fromhex(request["key"]))}
-    if op not in ("open", "channel-open"):
-        raise ValueError(f"no such op: {op}")
-    secrets, binding = [bytes.fromhex(k) for k in request["keys"]], from_hex(request, "binding")
-    if op == "open":
-        payload, head, block = open_(from_hex(request, "bytes"), secrets, binding, from_hex(request, "dek", None))
-        return {"ok": {"payload": payload, "context": head.context, "seq": head.seq, "created_at": block.created_at}}
-    delivered, refused, text = [], None, ""
+    op, binding, bytes_ = request["op"], from_hex(request, "binding"), from_hex(request, "bytes")
+    secrets, allowed = [bytes.fromhex(k) for k in request.get("keys") or []], None
+    if request.get("senders") is not None:
+        accept = ["signed", "verified"] if request.get("accept") is None else request["accept"]
+        allowed = [bytes.fromhex(k) for k in request["senders"]], accept
+    def as_answer(kind, key, kem):
+        return {"kind": kind, "key": key, **({"kem": kem.id} if kem is X_WING else {})}
+    answers = {
+        "seal": lambda: seal(request)[0], "explain": lambda: seal(request)[1],
+        "channel-seal": lambda: seal_channel(request), "rewrap": lambda: rewrap(request, secrets),
+        "open": lambda: open_(bytes_, secrets, binding, from_hex(request, "dek", None), allowed),
+        "key": lambda: as_answer(*read_key(request["string"])),
+        "key-string": lambda: write_key(request["kind"], from_hex(request, "key"), KEMS[request.get("kem", X25519.id)]),
+    }
+    if op != "channel-open":
+        return {"ok": answers[op]()}
+    delivered = []
     try:
-        open_channel(from_hex(request, "bytes"), secrets, request["role"], binding,
-                     lambda payload, context: delivered.append({"payload": payload, "context": context}))
+        for payload, context, sender in open_channel(bytes_, secrets, request["role"], binding, allowed):
+            delivered.append({"payload": payload, "context": context, "sender": sender})
     except Refused as e:
-        refused, text = e.category, e.text
-    return {"delivered": delivered, "refused": refused, "text": text}
+        return {"delivered": delivered, "refused": e.category, "text": e.text}
+    return {"delivered": delivered, "refused": None, "text": ""}
 
 def serve():
     for line in sys.stdin.buffer:
         try:
-            reply = as_json(answer(json.loads(line)))
+            reply = answer(json.loads(line))
         except Refused as e:
             reply = {"refused": e.category, "text": e.text}
         except Exception as e:                          # the server answers whatever happens
             reply = {"error": f"{type(e).__name__}: {e}"}
-        print(json.dumps(reply), flush=True)
+        print(json.dumps(reply, default=bytes.hex), flush=True)
 
 def main(arguments):
     if arguments == ["serve"]:
         return serve()
-    if len(arguments) < 2 or arguments[0] not in ("seal", "open"):
+    wanted = {"seal": "recipient", "open": "cmk"}.get(arguments[0] if arguments[1:] else "")
+    keys = [read_key(string) for string in arguments[1:]]
+    if wanted is None or any(kind != wanted for kind, _, _ in keys):
         sys.exit(__doc__)
-    wanted = {"seal": "recipient", "open": "cmk"}[arguments[0]]
-    try:
-        keys = [read_key(string) for string in arguments[1:]]
-        if any(kind != wanted for kind, _ in keys):
-            sys.exit(f"{arguments[0]} takes keys of kind {wanted}")
-        data = sys.stdin.buffer.read()
-        if wanted == "cmk":
-            sys.stdout.buffer.write(open_(data, [key for _, key in keys], b"")[0])
-        else:
-            sys.stdout.buffer.write(seal({"to": [key.hex() for _, key in keys], "payload": data.hex()})[0])
-    except Refused as e:
-        sys.exit(f"refused: {e.category}: {e.text}")
+    data, keys, suite = sys.stdin.buffer.read(), [key for _, key, _ in keys], 1 if keys[0][2] is X25519 else 3
+    if wanted == "cmk":
+        sys.stdout.buffer.write(open_(data, keys, b"")["payload"])
+    else:
+        sys.stdout.buffer.write(seal({"to": [key.hex() for key in keys], "suite": suite, "payload": data.hex()})[0])
 
 if __name__ == "__main__":
     main(sys.argv[1:])
