@@ -42,7 +42,8 @@ fn opener(capacity: usize, senders: Option<Senders>) -> (Opener, Arc<AtomicU64>)
 }
 
 fn forge(salt: u8) -> Forge {
-    Forge { salt: [salt; 16], ..Forge::to(&[key()]) }
+    let forge = Forge { salt: [salt; 16], ..Forge::to(&[]) };
+    Forge { slots: vec![forge.slot(&key(), &forge.dek)], ..forge }
 }
 
 /// Proves RPL-2, RPL-5.
@@ -140,6 +141,21 @@ fn one_sender_cannot_fill_another_s_window() {
         assert!(matches!(opener.open(&by(&[9; 32], stranger)), Err(OpenError::Policy(PolicyError::Sender(_)))));
     }
     assert!(matches!(opener.open(&by(&alice, 10)), Err(OpenError::Duplicate)));
+}
+
+/// What an insider makes of a signed letter (the proof taken off, or his own in its place) is another message: it cannot make the
+/// genuine one vanish as a duplicate.
+#[test]
+fn an_insider_s_copy_is_not_the_signed_message() {
+    let (opener, _) = opener(10, None);
+    let plain = forge(1).envelope(0, 0, b"", b"x");
+    let by_bob = forge(1).signed_message(&[0xb0; 32], b"", b"x").envelope(0, 0, b"", b"x");
+    let genuine = forge(1).signed_message(&[0xa1; 32], b"", b"x").envelope(0, 0, b"", b"x");
+    let by_dek = forge(1).signed(&[0xa1; 32], b"").envelope(0, 0, b"", b"x");
+    for message in [&plain, &by_bob, &by_dek, &genuine] {
+        opener.open(message).unwrap().commit();
+        assert!(matches!(opener.open(message), Err(OpenError::Duplicate)));
+    }
 }
 
 /// The same message for others, or for the same reader in another way, is the same message.

@@ -385,7 +385,8 @@ impl Numbered {
 
 fn replay_name(unlocked: &Unlocked, seq: u64) -> Result<replay::Name, OpenError> {
     let commitment = unlocked.schedule.commitment().map_err(|_| OpenError::HeaderMac)?;
-    Ok((*commitment.bytes(), seq))
+    let proof = unlocked.sender.key().map(|key| (*key, matches!(unlocked.sender, Sender::Signed { .. })));
+    Ok(replay::Name { commitment: *commitment.bytes(), seq, proof })
 }
 
 impl Ready<'_> {

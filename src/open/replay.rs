@@ -12,14 +12,22 @@ use std::{
 use super::{OpenError, PolicyError};
 use crate::keys::VerifyingKey;
 
-/// The public name of the DEK under its salt, and the message's number: a rewrap changes neither.
-pub(super) type Name = ([u8; 32], u64);
+/// What a message is known by. A rewrap changes none of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Name {
+    /// The public name of the DEK under its salt.
+    pub(super) commitment: [u8; 32],
+    pub(super) seq: u64,
+    /// Whose proof it has and whether that covers the message: a reader who takes the proof off, or puts his own there, has
+    /// made another message.
+    pub(super) proof: Option<(VerifyingKey, bool)>,
+}
 
 /// A window of the messages that were opened, so that none is taken twice; shared by its clones.
 ///
 /// It lives in memory. It goes with a maximum age ([`Policy::max_age`](crate::Policy::max_age)): a name stays until its block is too
 /// old to pass, so nothing is ever forgotten early, and a window that is full refuses what it does not know.
-/// With a list of senders each of them has a window of its own. A name takes about 200 bytes.
+/// With a list of senders each of them has a window of its own. A name takes about 300 bytes.
 ///
 /// A message counts as seen once [`Opened::commit`](crate::Opened::commit) has been called for it, when the application has it for
 /// good. One that was dropped before (a handler that failed, a task that was cancelled) may come again.

@@ -140,7 +140,7 @@ fn forgeries(kit: &mut Kit) {
     kit.refuses("proof-without-its-bit", "BLK-4: a proof and no bit for it", sealed(&unannounced), "block", "malformed");
 }
 
-/// Signatures that verifiers of other kinds accept.
+/// Signatures that verifiers of other kinds accept. Proves PRF-2.
 fn lenient(kit: &mut Kit) {
     let base = Forge { options: 5, ..forge() };
     let original = base.recipients_hash();
