@@ -11,7 +11,8 @@ use bytes::BytesMut;
 use kit::TestRng;
 use libtest_mimic::{Arguments, Failed, Trial};
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, HintMode, OpenError, Opened, Opener, ParseError, Policy, Recipient, Reuse, Role, Sealer,
+    ChannelOpener, ChannelSealer, Cmk, HintMode, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Recipient, Reuse,
+    Rewrap, Role, Sealer, SenderKey, Senders, VerifyingKey,
 };
 use serde_json::{Value, json};
 
@@ -40,6 +41,7 @@ fn main() {
         trial("it opens what we seal", ours),
         trial("we open what it seals", theirs),
         trial("mutants", mutants),
+        trial("rewraps", rewraps),
         trial("key strings", key_strings),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
@@ -87,8 +89,8 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap_or_default()).collect()
 }
 
-/// Contexts and payloads, in order.
-type Released = Vec<(Vec<u8>, Vec<u8>)>;
+/// Contexts, payloads and senders, in order.
+type Released = Vec<(Vec<u8>, Vec<u8>, String)>;
 
 /// What one side says of some bytes: what it released, and why it stopped.
 type Said = (Released, Option<String>);
@@ -102,15 +104,20 @@ fn category(error: &OpenError) -> &'static str {
         OpenError::Parse(ParseError::LimitExceeded(_)) => "limit",
         OpenError::NoMatchingKey => "nokey",
         OpenError::HeaderMac => "header_mac",
+        OpenError::Policy(PolicyError::Sender(_)) => "policy",
+        OpenError::Proof | OpenError::SenderChanged => "proof",
         OpenError::Segment { .. } => "tag",
         OpenError::Content(_) => "content",
         _ => "other",
     }
 }
 
-fn opener(secrets: &[[u8; 32]], binding: &[u8]) -> Opener {
-    let policy = Policy { binding: binding.to_vec(), ..Policy::default() };
-    Opener::builder(secrets.iter().map(Cmk::from_x25519).collect()).policy(policy).build()
+/// A list of senders' keys, and standings besides the usual ones.
+type Listed = Option<(Vec<[u8; 32]>, Vec<&'static str>)>;
+
+/// A sender as both sides name it.
+fn sender_name(standing: &str, key: Option<String>) -> String {
+    format!("{standing} {}", key.unwrap_or_default())
 }
 
 /// One message or channel under test.
@@ -120,6 +127,7 @@ struct Case {
     binding: Vec<u8>,
     /// Our role where it is a channel.
     role: Option<Role>,
+    senders: Listed,
 }
 
 fn role_name(role: Role) -> &'static str {
@@ -130,9 +138,22 @@ fn role_name(role: Role) -> &'static str {
 }
 
 impl Case {
+    fn copy(&self) -> Self {
+        let Self { bytes, secrets, binding, senders, role } = self;
+        Self { bytes: bytes.clone(), secrets: secrets.clone(), binding: binding.clone(), senders: senders.clone(), role: *role }
+    }
+
     fn we_say(&self) -> Said {
-        let opener = opener(&self.secrets, &self.binding);
-        let part = |opened: Opened| (opened.context.to_vec(), opened.payload.to_vec());
+        let senders = self.senders.as_ref().map(|(keys, accept)| {
+            let keys = keys.iter().filter_map(|key| VerifyingKey::from_ed25519(*key).ok());
+            accept.iter().filter_map(|name| name.parse().ok()).fold(Senders::new(keys), Senders::also)
+        });
+        let policy = Policy { binding: self.binding.clone(), senders, ..Policy::default() };
+        let opener = Opener::builder(self.secrets.iter().map(Cmk::from_x25519).collect()).policy(policy).build();
+        let part = |opened: Opened| {
+            let sender = sender_name(&opened.sender.standing().to_string(), opened.sender.key().map(|key| hex(key.as_bytes())));
+            (opened.context.to_vec(), opened.payload.to_vec(), sender)
+        };
         let Some(role) = self.role else {
             return match opener.open(&self.bytes) {
                 Ok(opened) => (vec![part(opened)], None),
@@ -153,17 +174,24 @@ impl Case {
 
     fn it_says(&self, reference: &mut Reference) -> Result<Said, Failed> {
         let keys: Vec<_> = self.secrets.iter().map(|secret| hex(secret)).collect();
-        let part =
-            |v: &Value| (unhex(v["context"].as_str().unwrap_or_default()), unhex(v["payload"].as_str().unwrap_or_default()));
+        let part = |v: &Value| {
+            let text = |name: &str| unhex(v[name].as_str().unwrap_or_default());
+            let sender = &v["sender"];
+            let key = sender["key"].as_str().map(str::to_owned);
+            (text("context"), text("payload"), sender_name(sender["standing"].as_str().unwrap_or("?"), key))
+        };
         let refused = |v: &Value| v["refused"].as_str().map(str::to_owned);
+        let mut question = json!({ "op": "open", "keys": keys, "bytes": hex(&self.bytes), "binding": hex(&self.binding) });
+        if let Some((senders, accept)) = &self.senders {
+            question["senders"] = senders.iter().map(|key| hex(key)).collect();
+            question["accept"] = ["signed", "verified"].iter().chain(accept).copied().collect();
+        }
         let Some(role) = self.role else {
-            let answer = reference
-                .ask(&json!({ "op": "open", "keys": keys, "bytes": hex(&self.bytes), "binding": hex(&self.binding) }))?;
+            let answer = reference.ask(&question)?;
             return Ok((answer.get("ok").map(part).into_iter().collect(), refused(&answer)));
         };
-        let answer = reference.ask(&json!({
-            "op": "channel-open", "keys": keys, "role": role_name(role), "binding": hex(&self.binding), "bytes": hex(&self.bytes),
-        }))?;
+        (question["op"], question["role"]) = ("channel-open".into(), role_name(role).into());
+        let answer = reference.ask(&question)?;
         Ok((answer["delivered"].as_array().ok_or("delivered")?.iter().map(part).collect(), refused(&answer)))
     }
 }
@@ -175,10 +203,14 @@ fn vectors(reference: &mut Reference) -> Result<(), Failed> {
             kit::scenarios::Way::Acceptor => Some(Role::Acceptor),
             kit::scenarios::Way::Initiator => Some(Role::Initiator),
         };
-        let case = Case { bytes: scenario.bytes, secrets: scenario.keys, binding: scenario.binding, role };
-        let expected = (scenario.released, scenario.refused.map(|(_, answer)| answer.to_owned()));
+        let (bytes, secrets, binding, senders) = (scenario.bytes, scenario.keys, scenario.binding, scenario.senders);
+        let case = Case { bytes, secrets, binding, role, senders };
+        let sender = scenario.sender.map_or_else(|| sender_name("anonymous", None), |(s, key)| sender_name(s, Some(hex(&key))));
+        let refused = scenario.refused.map(|(_, answer)| answer.to_owned());
         let said = case.it_says(reference)?;
-        if said != expected {
+        let released: Vec<_> = said.0.iter().map(|(context, payload, _)| (context.clone(), payload.clone())).collect();
+        let sender_agrees = refused.is_some() || said.0.iter().all(|(.., said)| *said == sender);
+        if (released, &said.1) != (scenario.released, &refused) || !sender_agrees {
             return Err(format!("{}: it says {:?} and {} messages", scenario.name, said.1, said.0.len()).into());
         }
     }
@@ -200,6 +232,18 @@ struct Dice {
     binding: Vec<u8>,
     context: Vec<u8>,
     role: Option<Role>,
+    signs: Signs,
+    seed: [u8; 32],
+    /// Who reads lists the senders whom he takes.
+    listed: Listed,
+}
+
+/// What is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signs {
+    Nothing,
+    Dek,
+    Message,
 }
 
 impl Dice {
@@ -207,7 +251,14 @@ impl Dice {
         let n = pick(rng, &[1, 1, 2, 5]);
         let secrets: Vec<[u8; 32]> = (0..n).map(|_| rng.bytes(32).try_into().unwrap_or_default()).collect();
         let (binding, context) = (pick(rng, &[0, 0, 7, 32]), pick(rng, &[0, 0, 3, 100]));
+        let role = pick(rng, &[None, None, Some(Role::Acceptor), Some(Role::Initiator)]);
+        let seed = rng.bytes(32).try_into().unwrap_or_default();
+        let key = if rng.below(4) == 0 { [0x58; 32] } else { kit::verifying_key(&seed) };
+        let signs = pick(rng, &[Signs::Nothing, Signs::Dek, Signs::Message]);
         Self {
+            signs: if role.is_some() && signs == Signs::Message { Signs::Dek } else { signs },
+            seed,
+            listed: (rng.below(3) == 0).then(|| (vec![key], pick(rng, &[&[][..], &["group"], &["signed-rewrapped"]]).to_vec())),
             reader: secrets[rng.below(n)],
             secrets,
             hints: pick(rng, &[HintMode::None, HintMode::Rotating, HintMode::Static]),
@@ -216,7 +267,17 @@ impl Dice {
             log2: pick(rng, &[12, 12, 16]),
             binding: rng.bytes(binding),
             context: rng.bytes(context),
-            role: pick(rng, &[None, None, Some(Role::Acceptor), Some(Role::Initiator)]),
+            role,
+        }
+    }
+
+    /// The sender as whoever reads must name it.
+    fn sender(&self) -> String {
+        let key = || Some(hex(&kit::verifying_key(&self.seed)));
+        match self.signs {
+            Signs::Nothing => sender_name("anonymous", None),
+            Signs::Dek => sender_name(if self.secrets.len() == 1 { "verified" } else { "group" }, key()),
+            Signs::Message => sender_name("signed", key()),
         }
     }
 
@@ -229,18 +290,25 @@ impl Dice {
     fn sealer(&self, reuse: u64) -> Result<Sealer, Failed> {
         let to = self.secrets.iter().map(|secret| Cmk::from_x25519(secret).recipient().clone());
         let builder = Sealer::builder().to_all(to).hints(self.hints).enc_per_slot(self.own).pad(self.pad).segment_log2(self.log2);
-        Ok(builder.binding(self.binding.clone()).reuse(Reuse { messages: reuse, ..Reuse::default() }).build()?)
+        let builder = builder.binding(self.binding.clone()).reuse(Reuse { messages: reuse, ..Reuse::default() });
+        let key = SenderKey::from_ed25519(&self.seed);
+        Ok(match self.signs {
+            Signs::Nothing => builder,
+            Signs::Dek => builder.sign_with(key),
+            Signs::Message => builder.sign_messages_with(key),
+        }
+        .build()?)
     }
 
     fn case(&self, bytes: Vec<u8>) -> Case {
-        Case { bytes, secrets: vec![self.reader], binding: self.binding.clone(), role: self.role }
+        Case { bytes, secrets: vec![self.reader], binding: self.binding.clone(), role: self.role, senders: None }
     }
 
     /// Sealed by us: the bytes, and what must come out.
     fn seal(&self, rng: &mut TestRng) -> Result<(Case, Released), Failed> {
         let n = if self.role.is_some() { 1 + rng.below(5) } else { 1 };
         let payloads: Vec<_> = (0..n).map(|_| Self::payload(rng)).collect();
-        let sent = payloads.iter().map(|payload| (self.context.clone(), payload.clone())).collect();
+        let sent = payloads.iter().map(|payload| (self.context.clone(), payload.clone(), self.sender())).collect();
         let Some(reader) = self.role else {
             let mut sealer = self.sealer(1)?;
             return Ok((self.case(sealer.seal(&self.context, &payloads[0])?), sent));
@@ -271,6 +339,12 @@ impl Dice {
         });
         let mut sent = Vec::new();
         let mut more = json!({ "op": "seal", "context": hex(&self.context), "pad": self.pad, "seq": rng.next() });
+        if self.signs != Signs::Nothing {
+            question["sign_with"] = hex(&self.seed).into();
+        }
+        if self.signs == Signs::Message {
+            (question["proof"], more["seq"]) = ("message".into(), 0.into());
+        }
         if let Some(reader) = self.role {
             let n = 1 + rng.below(5);
             let notice = rng.below(2) == 0;
@@ -280,8 +354,10 @@ impl Dice {
                         (rng.below(4) == 0).then(|| (0..=rng.below(4)).map(|_| rng.bytes(20)).collect());
                     let payload = Self::payload(rng);
                     match &batch {
-                        Some(entries) => sent.extend(entries.iter().map(|entry| (self.context.clone(), entry.clone()))),
-                        None => sent.push((self.context.clone(), payload.clone())),
+                        Some(entries) => {
+                            sent.extend(entries.iter().map(|entry| (self.context.clone(), entry.clone(), self.sender())))
+                        }
+                        None => sent.push((self.context.clone(), payload.clone(), self.sender())),
                     }
                     let batch = batch.map(|entries| entries.iter().map(|entry| hex(entry)).collect::<Vec<_>>());
                     json!({
@@ -295,7 +371,7 @@ impl Dice {
         } else {
             let payload = Self::payload(rng);
             more["payload"] = hex(&payload).into();
-            sent.push((self.context.clone(), payload));
+            sent.push((self.context.clone(), payload, self.sender()));
         }
         if let (Some(question), Value::Object(more)) = (question.as_object_mut(), more) {
             question.extend(more);
@@ -305,8 +381,8 @@ impl Dice {
     }
 }
 
-fn agree(i: usize, said: &Said, sent: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Failed> {
-    if said.1.is_none() && said.0 == sent {
+fn agree(i: usize, said: &Said, sent: &Released) -> Result<(), Failed> {
+    if said.1.is_none() && said.0 == *sent {
         Ok(())
     } else {
         Err(format!("message {i}: {:?}, {} released", said.1, said.0.len()).into())
@@ -350,7 +426,9 @@ fn mutants(reference: &mut Reference) -> Result<(), Failed> {
     let mut rng = TestRng::new(13);
     let mut differences = Vec::new();
     for i in 0..MESSAGES {
-        let (mut case, _) = Dice::roll(&mut rng).seal(&mut rng)?;
+        let dice = Dice::roll(&mut rng);
+        let (mut case, _) = dice.seal(&mut rng)?;
+        case.senders = dice.listed.clone();
         mutate(&mut rng, &mut case.bytes);
         let (we, it) = (case.we_say(), case.it_says(reference)?);
         // Which of several faults is met first is each reader's own; that there is one, and what was released before, is not.
@@ -359,6 +437,58 @@ fn mutants(reference: &mut Reference) -> Result<(), Failed> {
         }
     }
     if differences.is_empty() { Ok(()) } else { Err(differences.join("\n").into()) }
+}
+
+/// What each makes of a block for other recipients, the other opens; and what one refuses, the other refuses.
+fn rewraps(reference: &mut Reference) -> Result<(), Failed> {
+    let mut rng = TestRng::new(15);
+    let mut refusals = 0;
+    for i in 0..MESSAGES / 4 {
+        let dice = Dice { role: None, listed: None, ..Dice::roll(&mut rng) };
+        let dice = Dice { signs: pick(&mut rng, &[Signs::Nothing, Signs::Dek, Signs::Message]), ..dice };
+        let (case, _) = dice.seal(&mut rng)?;
+        let len = u32::from_be_bytes(case.bytes[4..8].try_into()?) as usize;
+        let (block, data) = case.bytes.split_at(len);
+        let strangers: Vec<[u8; 32]> = (0..3).map(|_| rng.bytes(32).try_into().unwrap_or_default()).collect();
+        let (replace_all, weaken) = (rng.below(3) == 0, rng.below(2) == 0);
+        let add: Vec<_> = strangers.iter().chain(&dice.secrets).filter(|_| rng.below(4) == 0).copied().collect();
+        let all_keys = dice.secrets.iter().chain(&strangers);
+        let remove: Vec<_> = all_keys.filter(|_| !replace_all && rng.below(6) == 0).copied().collect();
+        let recipient = |secret: &[u8; 32]| Cmk::from_x25519(secret).recipient().clone();
+        let public = |secrets: &[[u8; 32]]| secrets.iter().map(|s| hex(recipient(s).public_key())).collect::<Vec<_>>();
+        let mut change = Rewrap::new();
+        change = add.iter().fold(change, |change, secret| change.add(recipient(secret)));
+        change = remove.iter().fold(change, |change, secret| change.remove(recipient(secret)));
+        change = if replace_all { change.replace_all() } else { change };
+        change = if weaken { change.weaken_proof() } else { change };
+        let ours = change.block(block, &[dice.reader].iter().map(Cmk::from_x25519).collect());
+        let theirs = reference.ask(&json!({
+            "op": "rewrap", "block": hex(block), "keys": [hex(&dice.reader)], "add": public(&add), "remove": public(&remove),
+            "replace_all": replace_all, "weaken": weaken,
+        }))?;
+        let (Ok(ours), Some(theirs)) = (&ours, theirs["ok"].as_str().map(unhex)) else {
+            let (we, it) = (ours.as_ref().err().map(ToString::to_string), theirs["refused"].as_str());
+            if we.is_none() || it.is_none() {
+                return Err(format!("rewrap {i}: we {we:?}, it {it:?}").into());
+            }
+            refusals += 1;
+            continue;
+        };
+        assert_eq!(ours.len(), theirs.len(), "rewrap {i}");
+        // All but what is made of fresh ephemerals is the same: the kept slots stand first.
+        for secret in dice.secrets.iter().chain(&strangers) {
+            let open = |block: &[u8]| Case { bytes: [block, data].concat(), secrets: vec![*secret], ..case.copy() };
+            let (mine, its) = (open(ours), open(&theirs));
+            let said = [mine.we_say(), mine.it_says(reference)?, its.we_say(), its.it_says(reference)?];
+            assert!(
+                said.iter().all(|one| *one == said[0]),
+                "rewrap {i}: {:?}",
+                said.map(|(released, refused)| (released.len(), refused))
+            );
+        }
+    }
+    assert!(refusals > MESSAGES / 40, "{refusals}");
+    Ok(())
 }
 
 fn key_strings(reference: &mut Reference) -> Result<(), Failed> {
@@ -371,6 +501,15 @@ fn key_strings(reference: &mut Reference) -> Result<(), Failed> {
         let theirs =
             reference.ask(&json!({ "op": "key-string", "kind": "recipient", "key": hex(cmk.recipient().public_key()) }))?;
         assert_eq!(theirs["ok"], ours);
+        let sender = SenderKey::from_ed25519(&rng.bytes(32).try_into().unwrap_or_default());
+        let public = hex(sender.verifying_key().as_bytes());
+        let said = reference.ask(&json!({ "op": "key", "string": sender.verifying_key().to_string() }))?;
+        assert_eq!(said["ok"], json!({ "kind": "sender", "key": public }));
+        let theirs = reference.ask(&json!({ "op": "key-string", "kind": "sender", "key": public }))?;
+        assert_eq!(theirs["ok"], sender.verifying_key().to_string());
+        let said = reference.ask(&json!({ "op": "key", "string": sender.to_text().as_str() }))?;
+        let seed: [u8; 32] = unhex(said["ok"]["key"].as_str().ok_or("key")?).try_into().map_err(|_| "32 bytes")?;
+        assert_eq!(SenderKey::from_ed25519(&seed).verifying_key(), sender.verifying_key());
         let secret = reference.ask(&json!({ "op": "key", "string": cmk.to_text().as_str() }))?;
         let secret: [u8; 32] = unhex(secret["ok"]["key"].as_str().ok_or("key")?).try_into().map_err(|_| "32 bytes")?;
         assert_eq!(Cmk::from_x25519(&secret).recipient(), cmk.recipient());

@@ -587,14 +587,14 @@ def rewrap(request, secrets):
     kept, externals, hint = block.slots, block.externals, lambda public: hint_of(mode, kem, block.salt, public)
     if request.get("replace_all"):
         kept, externals, remove = [], [], []
-    refuse_if(mode == 0 and remove and len(kept) > 1, "usage", "[RWP-4] slots without hints cannot be told apart")
-    own = key_pair(kem, keys.opener)[1]                 # without hints it tells whose the only slot is
-    gone = {hint(public) if mode or public == own else None for public in remove}
-    refuse_if(not gone <= {slot.hint for slot in kept}, "usage", "a recipient that is removed is not there")
+    refuse_if(mode == 0 and remove, "usage", "[RWP-4] slots without hints cannot be told apart")
+    gone, hints = set(map(hint, remove)), [slot.hint for slot in kept]
+    refuse_if(any(hints.count(h) != 1 for h in gone), "usage", "[RWP-4] none or several carry the hint to be removed")
     kept = [slot for slot in kept if slot.hint not in gone]
     refuse_if(mode and {slot.hint for slot in kept} & set(map(hint, add)), "usage", "[WRAP-3] added is there already")
     refuse_if(not (kept or add or externals), "usage", "nobody is left")
     options = block.options | (OPT_ENC_PER_SLOT if add and kem is X25519 else 0)        # [RWP-2]
+    options |= HINT_MODES["rotating"] if add and not block.slots else 0
     options &= ~0 if kept or add else ~OPT_OF_SLOTS                                       # [BLK-10]
     proof = keys.mask(block.proof, sha256(block.recipients)) if block.proof else b""
     slots = kept + wrap(request, options, add, keys)[0]
