@@ -26,6 +26,7 @@ fn seeds() {
         ("codec", targets::codec),
         ("open", targets::open),
         ("operations", targets::operations),
+        ("rewrap", targets::rewrap),
         ("keyfile", targets::keyfile),
         ("pem", targets::pem),
         ("inspect", targets::inspect),

@@ -7,12 +7,17 @@ pub mod targets;
 use std::{fs, io::Read, path::Path, sync::OnceLock};
 
 use bytes::BytesMut;
-use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Keyring, Opener, Policy, Reuse, Role, Sealer};
+use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Keyring, Opener, Policy, Reuse, Role, Sealer, SenderKey};
 
 /// The receiver. It keeps opened DEKs, so that a genuine block costs its Diffie-Hellman once and not once a run.
 pub fn opener() -> Opener {
     static MADE: OnceLock<Opener> = OnceLock::new();
     MADE.get_or_init(|| Opener::new(Keyring::from(Cmk::from_x25519(&[1; 32])))).clone()
+}
+
+/// Who signs.
+pub fn sender() -> SenderKey {
+    SenderKey::from_ed25519(&[3; 32])
 }
 
 fn sealer() -> sealwire::SealerBuilder {
@@ -26,7 +31,9 @@ pub fn envelopes() -> &'static [(Vec<u8>, Vec<u8>)] {
         let plain = sealer().build();
         let padded = sealer().pad(true).hints(HintMode::Static).build();
         let several = sealer().hints(HintMode::None).enc_per_slot(true).segment_log2(12).build();
-        [(plain, 5), (padded, 20), (several, 5000)]
+        let signed = sealer().sign_with(sender()).build();
+        let signed_itself = sealer().sign_messages_with(sender()).segment_log2(12).build();
+        [(plain, 5), (padded, 20), (several, 5000), (signed, 7), (signed_itself, 4100)]
             .into_iter()
             .map(|(sealer, len)| {
                 let payload = vec![len as u8; len];
@@ -51,12 +58,12 @@ pub fn channel() -> &'static [u8] {
     })
 }
 
-/// The messages of one of two genuine channels, each with payloads of 0, 1, 2 … bytes, and a notice.
+/// The messages of one of two genuine signed channels, each with payloads of 0, 1, 2 … bytes, and a notice.
 pub fn pieces(which: usize) -> &'static Vec<Vec<u8>> {
     static MADE: OnceLock<[Vec<Vec<u8>>; 2]> = OnceLock::new();
     &MADE.get_or_init(|| {
         [0, 1].map(|_| {
-            let sealer = sealer().reuse(Reuse { messages: 2, ..Reuse::default() }).build().unwrap();
+            let sealer = sealer().sign_with(sender()).reuse(Reuse { messages: 2, ..Reuse::default() }).build().unwrap();
             let mut channel = ChannelSealer::new(sealer, Role::Initiator, b"");
             (0..7usize)
                 .map(|len| {

@@ -5,6 +5,7 @@ use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{Aead, Payload},
 };
+use ed25519_dalek::{Signature, VerifyingKey};
 use hkdf::{
     Hkdf,
     hmac::{Hmac, Mac},
@@ -61,8 +62,11 @@ fn unwrap(secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<Vec<u8>> {
     aead_open(&key, &expand(&secret, &sized(12, suite, b"base_nonce", &context), 12), b"", wrapped)
 }
 
-/// Context and payload of an envelope, or nothing.
-pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+/// Context and payload, and who sent them: a standing and a key.
+type Opened = (Vec<u8>, Vec<u8>, String, Option<[u8; 32]>);
+
+/// What is in an envelope, or nothing.
+pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
     let mut input = bytes;
     // 3.1
     let whole = input;
@@ -72,11 +76,12 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<(Vec<u8>,
     let (raw, message) = whole.split_at(block_len);
     let mut block = &raw[8..];
     let (suite, options) = (number(&mut block, 1)?, number(&mut block, 1)?);
-    // Suites 2 to 4 and sender proofs are not built; options 3.2.
-    (suite == 1 && options & 0b1111_0100 == 0 && options & 3 != 3).then_some(())?;
+    // Suites 2 to 4 are not built; options 3.2.
+    (suite == 1 && options & 0b1110_0000 == 0 && options & 3 != 3 && options & 0x14 != 0x10).then_some(())?;
     let (slots, externals) = (number(&mut block, 2)?, number(&mut block, 1)?);
-    (slots + externals > 0 && slots <= 1024 && externals <= 4 && (slots > 0 || options == 0)).then_some(())?;
-    (number(&mut block, 8)? <= 253_402_300_799).then_some(())?;
+    (slots + externals > 0 && slots <= 1024 && externals <= 4 && (slots > 0 || options & 0x0b == 0)).then_some(())?;
+    let created_at = take(&mut block, 8)?;
+    (u64::from_be_bytes(created_at.try_into().unwrap()) <= 253_402_300_799).then_some(())?;
     let salt = take(&mut block, 16)?;
     let own = options & 8 != 0;
     let shared = if own || slots == 0 { None } else { Some(take(&mut block, 32)?) };
@@ -99,6 +104,7 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<(Vec<u8>,
         take(&mut block, n)?;
         (1..=6144).contains(&n).then_some(())?;
     }
+    let proof = if options & 4 != 0 { Some(take(&mut block, 128)?) } else { None };
     let mac = take(&mut block, 32)?;
     block.is_empty().then_some(())?;
     // 4.1
@@ -109,6 +115,8 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<(Vec<u8>,
     let n = number(&mut rest, 2)? as usize;
     (n <= 8192).then_some(())?;
     let context = take(&mut rest, n)?;
+    // 4.4
+    (options & 16 == 0 || seq == [0; 8]).then_some(())?;
     let head = &message[..12 + n];
     // 5.2
     let mut segments = Vec::new();
@@ -128,6 +136,35 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<(Vec<u8>,
     rest.is_empty().then_some(())?;
     // 6.4
     let prk = find(keys, &found, options & 3, salt, raw, mac)?;
+    let (standing, sender) = match proof {
+        None => ("anonymous", None),
+        Some(masked) => {
+            // 6.5
+            let recipients = Sha256::digest([&raw[9..13], &raw[37..raw.len() - 160]].concat());
+            let mask = expand(&prk, &[&b"sealwire v1 sender\x01"[..], &recipients].concat(), 128);
+            let plain: Vec<u8> = masked.iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
+            let (key, original): ([u8; 32], _) = (plain[..32].try_into().unwrap(), &plain[32..64]);
+            let covered = if options & 16 != 0 { Sha256::digest([message, binding].concat()).to_vec() } else { Vec::new() };
+            let commitment = expand(&prk, b"sealwire v1 commit\x01", 32);
+            let signed = [b"sealwire v1 sender proof\x01", created_at, salt, original, &commitment, &covered].concat();
+            let mut y = key;
+            y[31] &= 0x7f;
+            let mut p = [0xff; 32];
+            (p[0], p[31]) = (0xed, 0x7f);
+            y.iter().rev().lt(p.iter().rev()).then_some(())?;
+            let signature = Signature::from_slice(&plain[64..]).ok()?;
+            VerifyingKey::from_bytes(&key).ok()?.verify_strict(&signed, &signature).ok()?;
+            // 6.6
+            let standing = match (options & 16 != 0, original == &recipients[..]) {
+                (true, true) => "signed",
+                (true, false) => "signed-rewrapped",
+                (false, true) if (slots, externals) == (1, 0) => "verified",
+                (false, true) => "group",
+                (false, false) => "origin",
+            };
+            (standing, Some(key))
+        }
+    };
     let key = expand(&prk, b"sealwire v1 payload\x01", 32);
     let mut plain = Vec::new();
     for (i, (last, body)) in segments.iter().enumerate() {
@@ -138,7 +175,7 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<(Vec<u8>,
     if flags & 2 != 0 {
         plain = unpad(&plain)?;
     }
-    Some((context.to_vec(), plain))
+    Some((context.to_vec(), plain, standing.into(), sender))
 }
 
 /// Section 6.4, with at most 64 trials.

@@ -3,7 +3,9 @@
 
 use bytes::BytesMut;
 use sealwire::{
-    ChannelOpener, Cmk, Limits, Opened, Recipient, Role,
+    ChannelOpener, Cmk, Keyring, Limits, Opened, Opener, Recipient, Rewrap, Role, SenderKey,
+    Standing::{Anonymous, Origin, SignedRewrapped},
+    VerifyingKey,
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec},
     keys,
     untrusted::Message,
@@ -26,7 +28,8 @@ pub fn block(data: &[u8]) {
 /// parse(x) = Ok(block, head, segments)  =>  encode(block) ‖ encode(head) ‖ segments = x
 pub fn envelope(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
-    let bytes = if kind & 0x80 != 0 { rest.to_vec() } else { edit(&envelopes()[usize::from(*kind) % 3].0, rest) };
+    let bytes =
+        if kind & 0x80 != 0 { rest.to_vec() } else { edit(&envelopes()[usize::from(*kind & 0x7f) % envelopes().len()].0, rest) };
     let Ok(message) = Message::parse(&bytes, &Limits::default()) else { return };
     let mut again = Vec::new();
     message.block.encode(&mut again);
@@ -43,7 +46,7 @@ pub fn codec(data: &[u8]) {
     let stream = match kind % 4 {
         0 => rest.to_vec(),
         1 => edit(channel(), rest),
-        _ => edit(&envelopes()[usize::from(*kind) % 3].0.repeat(2), rest),
+        _ => edit(&envelopes()[usize::from(*kind & 0x7f) % envelopes().len()].0.repeat(2), rest),
     };
     let piece = usize::from(*size) + 1;
     let opening = || OpeningCodec::from(ChannelOpener::new(opener(), Role::Acceptor, b""));
@@ -82,7 +85,7 @@ where
 /// Nothing opens that was not sealed.
 pub fn open(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
-    let (genuine, payload) = &envelopes()[usize::from(*kind) % 3];
+    let (genuine, payload) = &envelopes()[usize::from(*kind & 0x7f) % envelopes().len()];
     let bytes = if kind & 0x80 != 0 { rest.to_vec() } else { edit(genuine, rest) };
     let opened = opener().open(&bytes);
     match &opened {
@@ -91,6 +94,23 @@ pub fn open(data: &[u8]) {
     }
     let in_place = opener().open_in_place(BytesMut::from(&bytes[..]));
     assert_eq!(format!("{opened:?}"), format!("{in_place:?}"));
+}
+
+/// rewrap(x) = Ok(y)  =>  x is genuine, and y opens for the old reader and the new one as x did, with a proof that says so.
+pub fn rewrap(data: &[u8]) {
+    let Some(([kind, how], rest)) = data.split_first_chunk::<2>() else { return };
+    let (genuine, payload) = &envelopes()[usize::from(*kind) % envelopes().len()];
+    let bytes = edit(genuine, rest);
+    let (old, new) = (Cmk::from_x25519(&[1; 32]), Cmk::from_x25519(&[2; 32]));
+    let change = Rewrap::new().add(new.recipient().clone()).weaken_proof();
+    let change = if how & 1 == 0 { change } else { change.replace_all() };
+    let Ok(again) = sealwire::rewrap(&bytes, &Keyring::from(old), &change) else { return };
+    let block = DekBlock::parse(&bytes, &Limits::default()).unwrap().0;
+    assert!(genuine.starts_with(block), "a block that was changed was taken for genuine");
+    let opened = Opener::new(Keyring::from(new)).open(&again);
+    assert_eq!(opened.as_ref().is_ok_and(|opened| opened.payload == payload), &bytes == genuine);
+    assert_eq!(opener().open(&again).is_ok(), opened.is_ok() && how & 1 == 0);
+    assert!(opened.is_err() || matches!(opened.unwrap().sender.standing(), Anonymous | SignedRewrapped | Origin));
 }
 
 /// Whatever is done to the messages of a channel on the way (drop, repeat, swap, cut, splice, flip), what comes out is
@@ -135,6 +155,14 @@ pub fn keyfile(data: &[u8]) {
         assert_eq!(keys::cmk_from_key_file(&again).unwrap().recipient(), cmk.recipient());
         assert!(!format!("{cmk:?}").contains(cmk.to_text().as_str()));
     }
+    if let Ok(sender) = keys::sender_key_from_key_file(text) {
+        let again = keys::sender_key_to_key_file(&sender, "now");
+        assert_eq!(keys::sender_key_from_key_file(&again).unwrap().verifying_key(), sender.verifying_key());
+        assert!(!format!("{sender:?}").contains(sender.to_text().as_str()));
+    }
+    for sender in keys::senders_from_list(text).unwrap_or_default() {
+        assert_eq!(keys::sender_from_text(&sender.to_string()), Ok(sender));
+    }
     for recipient in keys::recipients_from_list(text).unwrap_or_default() {
         assert_eq!(keys::recipient_from_text(&recipient.to_string()), Ok(recipient));
     }
@@ -145,6 +173,12 @@ pub fn pem(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(cmk) = Cmk::from_pem(text) {
         assert_eq!(Cmk::from_pem(&cmk.to_pem().unwrap()).unwrap().recipient(), cmk.recipient());
+    }
+    if let Ok(sender) = SenderKey::from_pem(text) {
+        assert_eq!(SenderKey::from_pem(&sender.to_pem().unwrap()).unwrap().verifying_key(), sender.verifying_key());
+    }
+    if let Ok(sender) = VerifyingKey::from_pem(text) {
+        assert_eq!(VerifyingKey::from_pem(&sender.to_pem().unwrap()), Ok(sender));
     }
     if let Ok(recipient) = Recipient::from_pem(text) {
         assert_eq!(Recipient::from_pem(&recipient.to_pem().unwrap()), Ok(recipient));
@@ -168,12 +202,15 @@ pub fn inspect(data: &[u8]) {
     assert!(bytes.starts_with(&seen));
 }
 
-/// We and a slow, obvious reader agree on vectors that were edited: the same accept or refuse, the same payload.
+/// We and a slow, obvious reader agree on vectors that were edited: the same accept or refuse, payload and sender.
 pub fn reference(data: &[u8]) {
     let Some((index, rest)) = data.split_first_chunk::<2>() else { return };
     let envelopes: Vec<_> = vectors().iter().filter(|vector| vector.is_envelope && vector.bytes.len() < 20_000).collect();
     let vector = envelopes[usize::from(u16::from_be_bytes(*index)) % envelopes.len()];
     let bytes = edit(&vector.bytes, rest);
-    let ours = vector.opener().open(&bytes).ok().map(|opened| (opened.context.to_vec(), opened.payload.to_vec()));
+    let ours = vector.opener().open(&bytes).ok().map(|opened| {
+        let key = opened.sender.key().map(|key| *key.as_bytes());
+        (opened.context.to_vec(), opened.payload.to_vec(), opened.sender.standing().to_string(), key)
+    });
     assert_eq!(ours, slow::open(&bytes, &vector.keys, &vector.binding));
 }
