@@ -25,7 +25,7 @@ use crate::{
 /// let (alice, bob) = (Cmk::generate()?, Cmk::generate()?);
 /// let envelope = seal(b"minutes", &[alice.recipient().clone()])?;
 /// let with = Keyring::from(alice);
-/// let for_both = rewrap(&envelope, &with, &Rewrap::new().add(bob.recipient().clone()))?;
+/// let for_both = rewrap(&envelope, &with, &Rewrap::new().to(bob.recipient().clone()))?;
 /// assert_eq!(&open(&for_both, &Keyring::from(bob))?.payload[..], b"minutes");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -61,13 +61,13 @@ impl Rewrap {
     }
 
     /// Adds a recipient.
-    pub fn add(mut self, recipient: Recipient) -> Self {
+    pub fn to(mut self, recipient: Recipient) -> Self {
         self.add.push(recipient);
         self
     }
 
     /// Removes a recipient, who is found by the hint of his slot. What a hint says is the sender's word.
-    pub fn remove(mut self, recipient: Recipient) -> Self {
+    pub fn without(mut self, recipient: Recipient) -> Self {
         self.remove.push(recipient);
         self
     }

@@ -457,8 +457,8 @@ fn rewraps(reference: &mut Reference) -> Result<(), Failed> {
         let recipient = |secret: &[u8; 32]| Cmk::from_x25519(secret).recipient().clone();
         let public = |secrets: &[[u8; 32]]| secrets.iter().map(|s| hex(recipient(s).public_key())).collect::<Vec<_>>();
         let mut change = Rewrap::new();
-        change = add.iter().fold(change, |change, secret| change.add(recipient(secret)));
-        change = remove.iter().fold(change, |change, secret| change.remove(recipient(secret)));
+        change = add.iter().fold(change, |change, secret| change.to(recipient(secret)));
+        change = remove.iter().fold(change, |change, secret| change.without(recipient(secret)));
         change = if replace_all { change.replace_all() } else { change };
         change = if weaken { change.weaken_proof() } else { change };
         let ours = change.block(block, &[dice.reader].iter().map(Cmk::from_x25519).collect());

@@ -166,8 +166,8 @@ fn a_rewrap_is_a_replay() {
     opener.open(&message).unwrap().commit();
     let bob = Cmk::from_x25519(&[2; 32]).recipient().clone();
     let with = Keyring::from(cmk());
-    let added = rewrap(&message, &with, &Rewrap::new().add(bob)).unwrap();
-    let anew = rewrap(&message, &with, &Rewrap::new().replace_all().add(cmk().recipient().clone())).unwrap();
+    let added = rewrap(&message, &with, &Rewrap::new().to(bob)).unwrap();
+    let anew = rewrap(&message, &with, &Rewrap::new().replace_all().to(cmk().recipient().clone())).unwrap();
     for again in [added, anew] {
         assert!(matches!(opener.open(&again), Err(OpenError::Duplicate)));
     }

@@ -26,7 +26,7 @@ fn recipient(i: u8) -> Recipient {
 }
 
 fn add(readers: &[u8]) -> Rewrap {
-    readers.iter().fold(Rewrap::new(), |change, i| change.add(recipient(*i)))
+    readers.iter().fold(Rewrap::new(), |change, i| change.to(recipient(*i)))
 }
 
 fn to(readers: &[u8]) -> SealerBuilder {
@@ -67,11 +67,11 @@ fn recipients_come_and_go() {
             let all = rewrap(&added, &with(4), &add(&[5]).replace_all()).unwrap();
             assert_eq!(readers(&all), [5]);
             if hints != HintMode::None {
-                let removed = rewrap(&added, &with(4), &Rewrap::new().remove(recipient(1)).remove(recipient(4))).unwrap();
+                let removed = rewrap(&added, &with(4), &Rewrap::new().without(recipient(1)).without(recipient(4))).unwrap();
                 assert_eq!(readers(&removed), [2, 3]);
-                let swapped = rewrap(&old, &with(1), &add(&[3]).remove(recipient(1))).unwrap();
+                let swapped = rewrap(&old, &with(1), &add(&[3]).without(recipient(1))).unwrap();
                 assert_eq!(readers(&swapped), [2, 3]);
-                let fewer = rewrap(&old, &with(1), &Rewrap::new().remove(recipient(1))).unwrap();
+                let fewer = rewrap(&old, &with(1), &Rewrap::new().without(recipient(1))).unwrap();
                 assert_eq!(old.len() - fewer.len(), if own { 84 } else { 52 });
                 assert_eq!(block(&fewer).options, block(&old).options, "a removal alone keeps the layout");
                 assert_eq!(block(&fewer).enc, block(&old).enc);
@@ -88,21 +88,21 @@ fn recipients_come_and_go() {
 fn what_cannot_be_done_is_refused() {
     let refused = |envelope: &[u8], i, change: &Rewrap| rewrap(envelope, &with(i), change).unwrap_err();
     let hintless = sealed(to(&[1, 2]).hints(HintMode::None));
-    assert!(matches!(refused(&hintless, 1, &Rewrap::new().remove(recipient(2))), RewrapError::NoHints));
+    assert!(matches!(refused(&hintless, 1, &Rewrap::new().without(recipient(2))), RewrapError::NoHints));
     let old = sealed(to(&[1, 2]));
     assert!(matches!(refused(&old, 3, &add(&[3])), RewrapError::Open(OpenError::NoMatchingKey)));
-    assert!(matches!(refused(&old, 1, &Rewrap::new().remove(recipient(3))), RewrapError::NotThere(_)));
+    assert!(matches!(refused(&old, 1, &Rewrap::new().without(recipient(3))), RewrapError::NotThere(_)));
     assert!(matches!(refused(&old, 1, &add(&[2])), RewrapError::Seal(SealError::RecipientTwice(_))));
     assert!(matches!(refused(&old, 1, &add(&[3, 3])), RewrapError::Seal(SealError::RecipientTwice(_))));
-    assert!(rewrap(&old, &with(1), &add(&[2]).remove(recipient(2))).is_ok(), "out and in again, with another slot");
-    let both = Rewrap::new().remove(recipient(1)).remove(recipient(2));
+    assert!(rewrap(&old, &with(1), &add(&[2]).without(recipient(2))).is_ok(), "out and in again, with another slot");
+    let both = Rewrap::new().without(recipient(1)).without(recipient(2));
     assert!(matches!(refused(&old, 1, &both), RewrapError::Seal(SealError::NoRecipient)));
     assert!(matches!(refused(&old, 1, &Rewrap::new().replace_all()), RewrapError::Seal(SealError::NoRecipient)));
     let mut forge = Forge::to(&[*recipient(1).public_key(), *recipient(2).public_key()]);
     let hint = forge.slots[0][..4].to_vec();
     forge.slots[1][..4].copy_from_slice(&hint);
     let twice = forge.envelope(0, 0, b"", b"x");
-    assert!(matches!(refused(&twice, 1, &Rewrap::new().remove(recipient(1))), RewrapError::Ambiguous(_)));
+    assert!(matches!(refused(&twice, 1, &Rewrap::new().without(recipient(1))), RewrapError::Ambiguous(_)));
     // A bit of the block changed by who has no key.
     let mut changed = old.clone();
     changed[20] ^= 1;
@@ -154,7 +154,7 @@ fn externals_are_kept() {
     assert_eq!(block(&raw).options.hints, HintMode::Rotating);
     let raw = add(&[2]).replace_all().block_with_dek(&both.block(), &dek()).unwrap();
     assert_eq!((block(&raw).slots.len(), block(&raw).externals.len()), (1, 0));
-    let raw = Rewrap::new().remove(recipient(1)).block_with_dek(&both.block(), &dek()).unwrap();
+    let raw = Rewrap::new().without(recipient(1)).block_with_dek(&both.block(), &dek()).unwrap();
     assert_eq!((block(&raw).slots.len(), block(&raw).externals.len()), (0, 1));
     assert_eq!(raw, alone.block());
 }
@@ -172,16 +172,16 @@ fn a_proof_survives_with_its_standing() {
     assert!(matches!(rewrap(&dek, &with(1), &add(&[2]).replace_all()), Err(RewrapError::WeakensProof)));
     let weakened = rewrap(&dek, &with(1), &add(&[2]).weaken_proof()).unwrap();
     assert_eq!((standing(&weakened, 1), standing(&weakened, 2)), (Standing::Origin, Standing::Origin));
-    let alone = rewrap(&weakened, &with(1), &Rewrap::new().remove(recipient(1))).unwrap();
+    let alone = rewrap(&weakened, &with(1), &Rewrap::new().without(recipient(1))).unwrap();
     assert_eq!(standing(&alone, 2), Standing::Origin, "the one who is left was never the one it was for");
     let group = sealed(to(&[1, 2]).sign_with(alice()));
-    let fewer = rewrap(&group, &with(1), &Rewrap::new().remove(recipient(1))).unwrap();
+    let fewer = rewrap(&group, &with(1), &Rewrap::new().without(recipient(1))).unwrap();
     assert_eq!(standing(&fewer, 2), Standing::Origin);
 
     let message = sealed(to(&[1]).sign_messages_with(alice()));
     let more = rewrap(&message, &with(1), &add(&[2])).unwrap();
     assert_eq!((standing(&more, 1), standing(&more, 2)), (Standing::SignedRewrapped, Standing::SignedRewrapped));
-    let twice = rewrap(&more, &with(2), &add(&[3]).remove(recipient(1))).unwrap();
+    let twice = rewrap(&more, &with(2), &add(&[3]).without(recipient(1))).unwrap();
     assert_eq!(standing(&twice, 3), Standing::SignedRewrapped);
     assert_eq!(open(&twice, &with(3)).unwrap().sender.key(), Some(alice().verifying_key()));
     // Whatever is changed in it is noticed, proof and recipients alike.
@@ -209,9 +209,9 @@ fn a_thousand_readers() {
     let builder = Sealer::builder().to_all(many.iter().skip(1).map(|cmk| cmk.recipient().clone()));
     let old = sealed(builder);
     let last = Keyring::from(Cmk::from_x25519(&std::array::from_fn(|at| 999u16.to_be_bytes()[at % 2] ^ 0x55)));
-    let new = rewrap(&old, &last, &Rewrap::new().add(many[0].recipient().clone())).unwrap();
+    let new = rewrap(&old, &last, &Rewrap::new().to(many[0].recipient().clone())).unwrap();
     assert_eq!(new.len() - old.len(), 1000 * 84 - 999 * 52 - 32);
-    let removed = many.iter().skip(1).take(500).fold(Rewrap::new(), |change, cmk| change.remove(cmk.recipient().clone()));
+    let removed = many.iter().skip(1).take(500).fold(Rewrap::new(), |change, cmk| change.without(cmk.recipient().clone()));
     let fewer = rewrap(&new, &last, &removed).unwrap();
     assert_eq!(block(&fewer).slots.len(), 500);
     for (i, cmk) in many.into_iter().enumerate().step_by(83) {

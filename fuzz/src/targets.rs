@@ -102,7 +102,7 @@ pub fn rewrap(data: &[u8]) {
     let (genuine, payload) = &envelopes()[usize::from(*kind) % envelopes().len()];
     let bytes = edit(genuine, rest);
     let (old, new) = (Cmk::from_x25519(&[1; 32]), Cmk::from_x25519(&[2; 32]));
-    let change = Rewrap::new().add(new.recipient().clone()).weaken_proof();
+    let change = Rewrap::new().to(new.recipient().clone()).weaken_proof();
     let change = if how & 1 == 0 { change } else { change.replace_all() };
     let Ok(again) = sealwire::rewrap(&bytes, &Keyring::from(old), &change) else { return };
     let block = DekBlock::parse(&bytes, &Limits::default()).unwrap().0;

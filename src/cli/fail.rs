@@ -119,6 +119,7 @@ impl From<RewrapError> for Failure {
         match error {
             RewrapError::Open(error) => error.into(),
             RewrapError::Seal(error) => error.into(),
+            RewrapError::WeakensProof => Self::usage(format!("{error} (--weaken-proof)")),
             error => Self::usage(error.to_string()),
         }
     }

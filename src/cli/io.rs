@@ -72,8 +72,7 @@ impl Output {
         }
         // A symbolic link stays; what it points to is replaced.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = new_temporary(folder).map_err(|error| failed(error.kind().into()))?;
+        let temporary = new_temporary(folder_of(&path)).map_err(|error| failed(error.kind().into()))?;
         // What replaces a file is readable by no more people than it was.
         if let Ok(meta) = fs::metadata(&path) {
             temporary.as_file().set_permissions(meta.permissions()).map_err(failed)?;
@@ -83,19 +82,32 @@ impl Output {
 
     /// Makes it appear, whole and on the disk.
     pub(super) fn finish(self) -> Result<(), Failure> {
-        match self {
-            Self::Stream(mut stream, name) => stream.flush().map_err(|error| Failure::io(name, &error)),
-            Self::File { temporary, path, replace } => {
-                let failed = |error: &io::Error| Failure::io(show(&path), error);
-                temporary.as_file().sync_all().map_err(|error| failed(&error))?;
-                let persisted = if replace { temporary.persist(&path) } else { temporary.persist_noclobber(&path) };
-                match persisted {
-                    Ok(_) => sync_folder(&path).map_err(|error| failed(&error)),
-                    Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists(&path)),
-                    Err(error) => Err(failed(&error.error)),
-                }
+        Self::finish_all([self])
+    }
+
+    /// Makes several appear, each whole, and all on the disk when this returns.
+    pub(super) fn finish_all(outputs: impl IntoIterator<Item = Self>) -> Result<(), Failure> {
+        let mut files = Vec::new();
+        for output in outputs {
+            match output {
+                Self::Stream(mut stream, name) => stream.flush().map_err(|error| Failure::io(name, &error))?,
+                Self::File { temporary, path, replace } => files.push((temporary, path, replace)),
             }
         }
+        sync_data(&files).map_err(|(path, error)| Failure::io(show(path), &error))?;
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for (temporary, path, replace) in files {
+            let persisted = if replace { temporary.persist(&path) } else { temporary.persist_noclobber(&path) };
+            persisted.map_err(|error| match error.error.kind() {
+                io::ErrorKind::AlreadyExists => exists(&path),
+                _ => Failure::io(show(&path), &error.error),
+            })?;
+            let folder = folder_of(&path).to_owned();
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+        }
+        folders.iter().try_for_each(|folder| sync_folder(folder).map_err(|error| Failure::io(show(folder), &error)))
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -133,10 +145,25 @@ pub(super) fn new_temporary(folder: &Path) -> io::Result<NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// Makes a rename last: on Unix a folder is synced like a file.
+/// The folder that a file is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes the content of files last. Of many in one folder the file system is asked once, where it can be.
+fn sync_data(files: &[(NamedTempFile, PathBuf, bool)]) -> Result<(), (&Path, io::Error)> {
+    #[cfg(target_os = "linux")]
+    if let [(first, path, _), _, ..] = files
+        && files.iter().all(|(_, each, _)| folder_of(each) == folder_of(path))
+    {
+        return rustix::fs::syncfs(first.as_file()).map_err(|error| (path.as_path(), error.into()));
+    }
+    files.iter().try_for_each(|(temporary, path, _)| temporary.as_file().sync_all().map_err(|error| (path.as_path(), error)))
+}
+
+/// Makes renames in a folder last: on Unix it is synced like a file.
 #[cfg(unix)]
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

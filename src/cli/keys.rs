@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     keys::{
-        Cmk, KEY_FILE_MAX, KeyError, Keyring, Recipient, SenderKey, cmk_from_key_file, cmk_to_key_file, recipient_from_text,
-        recipients_from_list, sender_from_text, sender_key_from_key_file, sender_key_to_key_file, senders_from_list,
+        Cmk, KEY_FILE_MAX, KeyError, Keyring, Listed, Recipient, SenderKey, cmk_from_key_file, cmk_to_key_file,
+        recipient_from_text, recipients_from_list, sender_from_text, sender_key_from_key_file, sender_key_to_key_file,
+        senders_from_list,
     },
     open::Senders,
 };
@@ -130,7 +131,7 @@ fn read_named<T>(
     named: &[String],
     wanted: &str,
     from_text: fn(&str) -> Result<T, KeyError>,
-    from_list: fn(&str) -> Result<Vec<T>, (usize, KeyError)>,
+    from_list: fn(&str) -> Listed<T>,
 ) -> Result<Vec<T>, Failure> {
     let mut all = Vec::new();
     for name in named {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -18,13 +18,16 @@ use crate::{
     wire::{DekBlock, Limits, MessageHead, Options, ParseError, Reader, SegmentPrefix, len64},
 };
 
+/// Files that are written before all of them are synced and take their places.
+const BATCH: usize = 512;
+
 pub(super) fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let mut change = Rewrap::new();
     for recipient in recipients_named("--add", &args.add)? {
-        change = change.add(recipient);
+        change = change.to(recipient);
     }
     for recipient in recipients_named("--remove", &args.remove)? {
-        change = change.remove(recipient);
+        change = change.without(recipient);
     }
     if args.add.is_empty() && args.remove.is_empty() {
         return Err(Failure::usage("nothing to change: say whom to --add or to --remove"));
@@ -39,25 +42,44 @@ pub(super) fn run(args: &RewrapArgs) -> Result<(), Failure> {
         return Err(Failure::usage("-o takes one FILE; without -o each is rewritten in place"));
     }
     let keyring = read_keyring(&args.keys)?;
-    args.files.iter().try_for_each(|file| {
-        let rewrapped = rewrap_file(file, &args.output, &keyring, &change);
-        rewrapped.map_err(|failure| failure.about(show(file)))
-    })
+    rewrap_all(&args.files, |file| rewrap_file(file, &args.output, &keyring, &change))
 }
 
-fn rewrap_file(file: &Path, output: &OutputArgs, keyring: &Keyring, change: &Rewrap) -> Result<(), Failure> {
+/// Every file that can be done is done, whatever becomes of the others; the last failure is the answer.
+fn rewrap_all(files: &[PathBuf], rewrap: impl Fn(&Path) -> Result<Output, Failure>) -> Result<(), Failure> {
+    let mut failed: Option<Failure> = None;
+    let mut fail = |failure: Failure| {
+        if let Some(earlier) = failed.replace(failure) {
+            earlier.report();
+        }
+    };
+    for files in files.chunks(BATCH) {
+        let mut done = Vec::new();
+        for file in files {
+            rewrap(file).map_or_else(|failure| fail(failure.about(show(file))), |output| done.push(output));
+        }
+        Output::finish_all(done).unwrap_or_else(&mut fail);
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn rewrap_file(file: &Path, output: &OutputArgs, keyring: &Keyring, change: &Rewrap) -> Result<Output, Failure> {
     let mut source = Source { input: input(file)?, at: 0 };
     let raw = source.block()?;
-    let block = change.block(&raw, keyring)?;
     let (_, old) = DekBlock::parse(&raw, &Limits::default())?;
-    warn(old.options);
+    let head = source.head(old.options)?;
+    let block = change.block(&raw, keyring)?;
     let mut output = match &output.output {
         None if !is_dash(file) => Output::new(&OutputArgs { output: Some(file.to_owned()), force: true }, true)?,
         _ => Output::new(output, true)?,
     };
     output.write(&block)?;
-    source.copy_message(old.options, &mut output)?;
-    output.finish()
+    if let Some(head) = head {
+        output.write(&head.bytes)?;
+        source.copy_segments(head.segment_log2, &mut output)?;
+    }
+    warn(old.options);
+    Ok(output)
 }
 
 /// What becomes of a sender proof that does not cover the message.
@@ -65,6 +87,12 @@ fn warn(old: Options) {
     if old.sender_proof && !old.proof_covers_message {
         note("note: the sender signed the DEK, not the message; from now on readers see the standing origin");
     }
+}
+
+/// A message head as it was read.
+struct Head {
+    bytes: Vec<u8>,
+    segment_log2: u8,
 }
 
 /// An envelope, or a block alone, as it is read.
@@ -93,25 +121,30 @@ impl Source {
         Ok(raw)
     }
 
-    /// Copies head and segments, whose order and lengths are looked at on the way; nothing where the block stands alone.
-    fn copy_message(&mut self, options: Options, output: &mut Output) -> Result<(), Failure> {
+    /// The message head; `None` where the block stands alone.
+    fn head(&mut self, options: Options) -> Result<Option<Head>, Failure> {
         let base = self.at;
-        let mut head = Vec::new();
-        if self.read_up_to(12, &mut head)? == 0 {
-            return Ok(());
+        let mut bytes = Vec::new();
+        if self.read_up_to(12, &mut bytes)? == 0 {
+            return Ok(None);
         }
-        if let Some(context_len) = head.get(10..12).and_then(|len| len.try_into().ok()).map(u16::from_be_bytes) {
-            self.read_up_to(context_len.into(), &mut head)?;
+        if let Some(context_len) = bytes.get(10..12).and_then(|len| len.try_into().ok()).map(u16::from_be_bytes) {
+            self.read_up_to(context_len.into(), &mut bytes)?;
         }
         let limits = Limits::default();
-        let parsed = MessageHead::parse(&mut Reader::new(&head, base), &limits)?;
+        let parsed = MessageHead::parse(&mut Reader::new(&bytes, base), &limits)?;
         parsed.check_under(options, base)?;
         if parsed.flags.channel {
             return Err(Failure::new(Code::Malformed, "it is a recorded channel; only single envelopes can be rewrapped"));
         }
-        output.write(&head)?;
+        let segment_log2 = parsed.segment_log2;
+        Ok(Some(Head { bytes, segment_log2 }))
+    }
+
+    /// Copies the segments, whose order and lengths are looked at on the way, and sees that nothing follows.
+    fn copy_segments(&mut self, segment_log2: u8, output: &mut Output) -> Result<(), Failure> {
         for index in 0.. {
-            if self.copy_segment(index, parsed.segment_log2, output)? {
+            if self.copy_segment(index, segment_log2, output)? {
                 break;
             }
         }

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use super::{
     Failure,
     fail::{Code, show},
-    io::{is_dash, new_temporary, sync_folder},
+    io::{folder_of, is_dash, new_temporary, sync_folder},
     listen::Stop,
 };
 use crate::transfer::{Request, safe_name};
@@ -107,7 +107,7 @@ impl Folder {
         temporary.write_all(content)?;
         temporary.as_file().sync_all()?;
         let path = self.persist(temporary, name)?;
-        sync_folder(&path)
+        sync_folder(folder_of(&path))
     }
 
     /// Gives it the first of `name`, `name.2`, `name.3` … that nothing has.

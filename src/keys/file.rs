@@ -86,11 +86,14 @@ pub fn sender_from_text(content: &str) -> Result<VerifyingKey, KeyError> {
     }
 }
 
+/// What a list holds; or what is wrong with it, and in which line, from 1.
+pub type Listed<T> = Result<Vec<T>, (usize, KeyError)>;
+
 /// Reads a list of senders: a string a line, blank lines and `#` comments between; or one PEM document.
 ///
 /// # Errors
 /// [`KeyError`]; the number of the line, from 1, is beside it.
-pub fn senders_from_list(content: &str) -> Result<Vec<VerifyingKey>, (usize, KeyError)> {
+pub fn senders_from_list(content: &str) -> Listed<VerifyingKey> {
     list(content, sender_from_text)
 }
 
@@ -113,11 +116,11 @@ pub fn recipient_from_text(content: &str) -> Result<Recipient, KeyError> {
 ///
 /// # Errors
 /// [`KeyError`]; the number of the line, from 1, is beside it.
-pub fn recipients_from_list(content: &str) -> Result<Vec<Recipient>, (usize, KeyError)> {
+pub fn recipients_from_list(content: &str) -> Listed<Recipient> {
     list(content, recipient_from_text)
 }
 
-fn list<T>(content: &str, read: impl Fn(&str) -> Result<T, KeyError>) -> Result<Vec<T>, (usize, KeyError)> {
+fn list<T>(content: &str, read: impl Fn(&str) -> Result<T, KeyError>) -> Listed<T> {
     if pem::label(content).is_some() {
         return Ok(vec![read(content).map_err(|e| (1, e))?]);
     }

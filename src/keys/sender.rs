@@ -123,7 +123,7 @@ impl SenderKey {
     /// # Errors
     /// [`KeyError`].
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        pem::read_secret(pem, pem::ED25519, |secret| backend::ed25519_public(secret)).map(Self::from_secret)
+        pem::read_secret(pem, pem::ED25519, backend::ed25519_public).map(Self::from_secret)
     }
 
     /// The PKCS#8 document (RFC 8410), as OpenSSL reads it.

@@ -25,7 +25,7 @@ use crate::{
 };
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
-pub use policy::{CachePolicy, ExpectedContext, Policy};
+pub use policy::{CachePolicy, ExpectedContext, Policy, Predicate};
 use replay::Receipt;
 pub use replay::ReplayWindow;
 use search::{find, verify};

@@ -33,6 +33,9 @@ pub struct Policy {
     pub replay: Option<ReplayWindow>,
 }
 
+/// Says yes or no to a context.
+pub type Predicate = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
 /// Which contexts are wanted.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -40,7 +43,7 @@ pub enum ExpectedContext {
     /// These bytes.
     Exactly(Vec<u8>),
     /// Whatever this says yes to. It sees bytes that are not authenticated yet.
-    Where(Arc<dyn Fn(&[u8]) -> bool + Send + Sync>),
+    Where(Predicate),
 }
 
 impl ExpectedContext {

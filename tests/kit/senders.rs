@@ -183,7 +183,7 @@ fn lenient(kit: &mut Kit) {
         let statement = candidate.statement(&original, b"");
         let hash =
             Sha512::new().chain_update(r.compress().0).chain_update(small.compress().0).chain_update(&statement).finalize();
-        if Scalar::from_bytes_mod_order_wide(&hash.into()).to_bytes()[0] % 8 == 0 {
+        if Scalar::from_bytes_mod_order_wide(&hash.into()).to_bytes()[0].trailing_zeros() >= 3 {
             let signature = [r.compress().0, nonce.to_bytes()].concat().try_into().unwrap();
             candidate.put(&Proof { key: small.compress().0, original, signature });
             weak = candidate;
