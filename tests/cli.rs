@@ -220,6 +220,129 @@ fn inspect_needs_no_key_and_obeys_nobody() {
     place.run(["inspect"], b"hello").failed(6, "malformed: magic at offset 0");
 }
 
+/// A place with a sender's key file `me.key`; and its public half.
+fn with_sender(place: &Place) -> String {
+    let made = place.run(["keygen", "--sender", "-o", "me.key"], b"");
+    assert_eq!((made.code, made.err.as_str()), (0, "sender's key file: me.key\n"));
+    assert_eq!(mode(&place.path("me.key")), 0o600);
+    assert_eq!(place.run(["recipient", "me.key"], b"").silent().out, made.out);
+    made.line()
+}
+
+#[test]
+fn whose_messages_are_opened() {
+    let place = Place::new();
+    let sender = with_sender(&place);
+    let bob = place.keygen("bob.key");
+    place.write("senders", format!("# whom we know\n{sender}\n").as_bytes());
+    let signed = seal(&place, &["--sign-with", "me.key"], b"signed");
+    assert_eq!(open(&place, &["--from", &sender], &signed).silent().out, b"signed");
+    assert_eq!(open(&place, &["--from", "senders"], &signed).silent().out, b"signed");
+    let checked = open(&place, &["--check"], &signed);
+    assert!(checked.code == 0 && checked.err.contains(&format!("signed with {sender} (signed)")), "{}", checked.err);
+    open(&place, &["--from", &sender], &seal(&place, &[], b"anyone")).failed(4, "no sender proof");
+    assert_eq!(
+        open(&place, &["--from", &sender, "--accept", "anonymous"], &seal(&place, &[], b"anyone")).silent().out,
+        b"anyone"
+    );
+    place.run(["keygen", "--sender", "-o", "other.key"], b"");
+    open(&place, &["--from", &sender], &seal(&place, &["--sign-with", "other.key"], b"x")).failed(4, "standing signed");
+    // A signed message to several is signed all the same; a signed channel to several is a group's.
+    let both = seal(&place, &["-r", &bob, "--sign-with", "me.key"], b"both");
+    assert_eq!(place.run(["open", "-k", "bob.key", "--from", &sender], &both).silent().out, b"both");
+    let channel = seal(&place, &["-r", &bob, "--channel", "--sign-with", "me.key"], b"a\nb\n");
+    open(&place, &["--channel", "--from", &sender], &channel).failed(4, "standing group");
+    let opened = open(&place, &["--channel", "--from", &sender, "--accept", "group"], &channel).silent();
+    assert_eq!(opened.out, b"a\nb\n");
+    // What a co-recipient, who has the DEK, or anyone else changes is released to nobody.
+    let mut changed = signed.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    assert!(open(&place, &[], &changed).failed(4, "sender proof does not hold").out.is_empty());
+    for (args, word) in [
+        (&["--from", "nobody"][..], "neither a key nor a file"),
+        (&["--from", &place.recipient], "this is a recipient"),
+        (&["--from", "me.key"], "this is a sender's secret key"),
+    ] {
+        open(&place, args, &signed).failed(2, word);
+    }
+    assert_eq!(open(&place, &["--accept", "group"], &signed).code, 2);
+    assert_eq!(open(&place, &["--from", &sender, "--accept", "trusted"], &signed).code, 2);
+    place.run(["seal", "-r", &place.recipient, "--sign-with", "alice.key"], b"x").failed(2, "a sender's secret key");
+    place.run(["open", "-k", "me.key"], &signed).failed(2, "signs and opens nothing");
+}
+
+#[test]
+fn recipients_change_without_the_data() {
+    let place = Place::new();
+    let (bob, carol) = (place.keygen("bob.key"), place.keygen("carol.key"));
+    let open_as = |key: &str, sealed: &[u8]| place.run(["open", "-k", key], sealed);
+    let payload: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+    let sealed = seal(&place, &[], &payload);
+    place.write("sealed", &sealed);
+    fs::set_permissions(place.path("sealed"), fs::Permissions::from_mode(0o640)).unwrap();
+    place.run(["rewrap", "-k", "alice.key", "--add", &bob, "sealed"], b"").silent();
+    assert_eq!((mode(&place.path("sealed")), open_as("bob.key", &place.read("sealed")).silent().out), (0o640, payload.clone()));
+    assert!(place.read("sealed")[153 + 84..] == sealed[153..], "the data is the same bytes");
+    place.write("carol.pub", carol.as_bytes());
+    place
+        .run(["rewrap", "-k", "bob.key", "--remove", &place.recipient, "--add", "carol.pub", "-o", "new", "sealed"], b"")
+        .silent();
+    open_as("alice.key", &place.read("new")).failed(3, "no matching key");
+    assert_eq!(open_as("carol.key", &place.read("new")).silent().out, payload);
+    let piped =
+        place.run(["rewrap", "-k", "carol.key", "--replace-all", "--add", &place.recipient, "-"], &place.read("new")).silent();
+    assert_eq!(open_as("alice.key", &piped.out).silent().out, payload);
+    // Headers without their data, several at a time; the ones that cannot be done keep their bytes.
+    fs::create_dir(place.path("headers")).unwrap();
+    (0..5).for_each(|i| drop(place.write(&format!("headers/{i}"), &sealed[..153])));
+    place.write("headers/2", &sealed[..100]);
+    let files: Vec<_> = (0..5).map(|i| format!("headers/{i}")).collect();
+    let some = place.run(["rewrap", "-k", "alice.key", "--add", &bob].into_iter().chain(files.iter().map(String::as_str)), b"");
+    some.failed(5, "headers/2: truncated: dek block");
+    assert_eq!(place.names("headers"), ["0", "1", "2", "3", "4"]);
+    assert_eq!(place.read("headers/2"), sealed[..100]);
+    for i in [0, 1, 3, 4] {
+        let whole = [&place.read(&format!("headers/{i}"))[..], &sealed[153..]].concat();
+        assert_eq!(open_as("bob.key", &whole).silent().out, payload);
+    }
+    // Nothing is half written: a cut file stays as it is, and so does one with bytes behind it.
+    for (broken, code, word) in [
+        (sealed[..sealed.len() - 1].to_vec(), 5, "truncated: segment"),
+        ([&sealed[..], b"x"].concat(), 6, "trailing bytes"),
+        (seal(&place, &["--channel"], b"a\n"), 6, "recorded channel"),
+    ] {
+        place.write("broken", &broken);
+        place.run(["rewrap", "-k", "alice.key", "--add", &bob, "broken"], b"").failed(code, word);
+        assert_eq!(place.read("broken"), broken);
+    }
+    assert_eq!(place.names(".").iter().filter(|name| name.ends_with(".part")).count(), 0);
+    let hintless = seal(&place, &["--hints", "none", "-r", &bob], b"x");
+    place.write("hintless", &hintless);
+    for (args, code, word) in [
+        (&["--remove", &carol, "sealed"][..], 2, "is not among the recipients"),
+        (&["--remove", &bob, "hintless"], 2, "sealed without hints"),
+        (&["sealed"], 2, "nothing to change"),
+        (&["--add", &carol, "-o", "x", "sealed", "new"], 2, "-o takes one FILE"),
+        (&["--add", &carol, "new"], 3, "no matching key"),
+        (&["--add", "me", "sealed"], 2, "neither a key nor a file"),
+    ] {
+        place.run(["rewrap", "-k", "alice.key"].iter().chain(args), b"").failed(code, word);
+    }
+}
+
+/// What becomes of a proof when the recipients change, at the command line.
+#[test]
+fn a_proof_outlives_a_rewrap() {
+    let place = Place::new();
+    let (sender, bob) = (with_sender(&place), place.keygen("bob.key"));
+    place.write("sealed", &seal(&place, &["--sign-with", "me.key"], b"letter"));
+    place.run(["rewrap", "-k", "alice.key", "--add", &bob, "sealed"], b"").silent();
+    let passed_on = place.read("sealed");
+    place.run(["open", "-k", "bob.key", "--from", &sender], &passed_on).failed(4, "signed-rewrapped");
+    let opened = place.run(["open", "-k", "bob.key", "--from", &sender, "--accept", "signed-rewrapped"], &passed_on).silent();
+    assert_eq!(opened.out, b"letter");
+}
+
 /// The demo's numbers, read as a machine reads them; and its promise of size and time.
 #[test]
 fn the_demo_shows_what_it_says() {
@@ -230,6 +353,7 @@ fn the_demo_shows_what_it_says() {
     let text = String::from_utf8(text.out).unwrap();
     assert!(text.lines().count() <= 40, "{text}");
     assert_eq!(text.matches("refused, 0 bytes released").count(), 5, "{text}");
+    assert!(text.contains("Signed by sws1") && text.contains(", verified: its owner wrote this message"), "{text}");
     place.write("mine", &[9; 100_000]);
     let report = place.run(["demo", "--json", "mine"], b"").silent();
     let report: serde_json::Value = serde_json::from_slice(&report.out).unwrap();
@@ -240,6 +364,8 @@ fn the_demo_shows_what_it_says() {
         assert_ne!(attack["sender_exit"], 0);
     }
     assert_eq!(report["transfer"]["hashes_equal"], true);
+    assert_eq!(report["transfer"]["standing"], "verified");
+    assert!(report["transfer"]["sender"].as_str().unwrap().starts_with("sws1"));
     assert_eq!(report["transfer"]["files"], 1);
     let refused = std::fs::File::create(place.path("too large")).unwrap();
     refused.set_len(16 << 20).unwrap();

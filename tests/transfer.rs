@@ -468,3 +468,31 @@ fn several_recipients() {
     assert_eq!(listener.wait(), 0);
     assert_eq!(place.names("in"), ["f"]);
 }
+
+/// A listener that takes listed senders alone: theirs are stored, everyone else is refused before anything is.
+#[test]
+fn only_listed_senders_are_served() {
+    let place = Place::new();
+    let me = place.run(["keygen", "--sender", "-o", "me.key"], b"").line();
+    place.run(["keygen", "--sender", "-o", "other.key"], b"");
+    place.write("a", b"from me");
+    let mut listener = place.listen("inbox", &["--from", &me]);
+    let sent = place.send(&listener.address.clone(), &["--sign-with", "me.key", "a"]);
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    assert!(listener.says().ends_with(&format!("from {me}")));
+    for more in [&["--sign-with", "other.key", "a"][..], &["a"]] {
+        let refused = place.send(&listener.address.clone(), more);
+        assert_ne!(refused.code, 0);
+        assert!(!refused.err.contains("sws1"), "a peer learns nothing of whom we know: {}", refused.err);
+        let said = listener.says();
+        assert!(said.contains("refused: it ") && said.contains("0 bytes released"), "{said}");
+    }
+    assert_eq!(place.names("inbox"), ["a"]);
+    // One recipient of two could have made this connection, so it takes more than a name in the list.
+    let bob = place.keygen("bob.key");
+    let group = place.send(&listener.address.clone(), &["--sign-with", "me.key", "-r", &bob, "a"]);
+    assert!(group.code != 0 && listener.says().contains("standing group"));
+    let mut open = place.listen("inbox", &["--from", &me, "--accept", "group"]);
+    assert_eq!(place.send(&open.address.clone(), &["--sign-with", "me.key", "-r", &bob, "a"]).code, 0);
+    assert!(open.says().contains("1 message"));
+}
