@@ -323,7 +323,7 @@ fn recipients_change_without_the_data() {
         (&["--remove", &bob, "hintless"], 2, "sealed without hints"),
         (&["sealed"], 2, "nothing to change"),
         (&["--add", &carol, "-o", "x", "sealed", "new"], 2, "-o takes one FILE"),
-        (&["--add", &carol, "new"], 3, "no matching key"),
+        (&["--add", &place.recipient, "new"], 3, "no matching key"),
         (&["--add", "me", "sealed"], 2, "neither a key nor a file"),
     ] {
         place.run(["rewrap", "-k", "alice.key"].iter().chain(args), b"").failed(code, word);
