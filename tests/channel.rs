@@ -182,7 +182,8 @@ fn a_cut_is_no_end() {
         let (got, end) = receive(&whole[..n]);
         let complete = ends.iter().filter(|end| **end <= n).count();
         assert_eq!(got, payloads(complete.min(4) as u8));
-        assert!(matches!(end, Err(OpenError::ChannelTruncated { delivered }) if delivered == complete as u64));
+        assert!(matches!(&end, Err(OpenError::ChannelTruncated { delivered }) if *delivered == complete as u64));
+        assert_eq!(end.unwrap_err().to_peer(), "truncated");
     }
 }
 

@@ -324,6 +324,45 @@ fn the_cache_forgets() {
     supply(0);
 }
 
+/// It holds so many DEKs and so many bytes of blocks, the latest; where that is none, none. A block that is taken up again
+/// is held once.
+#[test]
+fn the_cache_has_bounds() {
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
+    let forges: Vec<Forge> = (0..3).map(|i| Forge { salt: [i; 16], ..Forge::to(&[key(1)]) }).collect();
+    let envelopes: Vec<_> = forges.iter().map(|forge| forge.envelope(0, 0, b"", b"x")).collect();
+    let opener = |cache| Opener::builder(Keyring::new()).cache(cache).testing_clock(clock.clone()).build();
+    let supply = |opener: &Opener, i: usize| match opener.begin(&envelopes[i]) {
+        Ok(Begun::NeedsDek(waiting)) => assert!(waiting.supply(Dek::import(&forges[i].dek)).is_ok()),
+        _ => panic!("{i} is there"),
+    };
+    let kept = |opener: &Opener| -> Vec<bool> {
+        envelopes.iter().map(|envelope| matches!(opener.begin(envelope), Ok(Begun::Ready(_)))).collect()
+    };
+    let all = CachePolicy::default;
+    let one = forges[0].block().len();
+    for (cache, expected) in [
+        (all(), [true; 3]),
+        (CachePolicy { deks: 1, ..all() }, [false, false, true]),
+        (CachePolicy { deks: 0, ..all() }, [false; 3]),
+        (CachePolicy { bytes: one - 1, ..all() }, [false; 3]),
+        (CachePolicy { bytes: one, ..all() }, [false, false, true]),
+        (CachePolicy { bytes: 2 * one - 1, ..all() }, [false, false, true]),
+        (CachePolicy { bytes: 2 * one, ..all() }, [false, true, true]),
+        (CachePolicy { bytes: 3 * one, ..all() }, [true; 3]),
+    ] {
+        let opener = opener(cache);
+        (0..3).for_each(|i| supply(&opener, i));
+        assert_eq!(kept(&opener), expected, "{cache:?}");
+    }
+    let opener = opener(CachePolicy { bytes: 2 * one, age: Duration::from_secs(60), ..all() });
+    supply(&opener, 0);
+    clock.fetch_add(60, std::sync::atomic::Ordering::SeqCst);
+    supply(&opener, 0);
+    supply(&opener, 1);
+    assert_eq!(kept(&opener), [true, true, false]);
+}
+
 #[test]
 fn a_dek_from_elsewhere_is_checked() {
     let forge = Forge::to(&[key(1)]);
@@ -335,6 +374,21 @@ fn a_dek_from_elsewhere_is_checked() {
     let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
     let opened = waiting.supply(Dek::import(&forge.dek)).unwrap().open().unwrap();
     assert_eq!((&opened.payload[..], opened.key), (&b"x"[..], None));
+}
+
+/// Who waits for a DEK waits for something that a DEK would mend.
+#[test]
+fn no_dek_is_asked_for_in_vain() {
+    let begin = |policy: Policy, forge: &Forge| {
+        let opener = Opener::builder(Keyring::new()).policy(policy.clone()).build();
+        assert_eq!(opener.policy(), &policy);
+        opener.begin(&forge.envelope(0, 0, b"", b"x")).map(|begun| matches!(begun, Begun::NeedsDek(_)))
+    };
+    let forge = Forge::to(&[key(1)]);
+    assert!(matches!(begin(Policy::default(), &forge), Ok(true)));
+    let aged = Policy { max_age: Some(Duration::from_secs(1)), ..Policy::default() };
+    assert!(matches!(begin(aged, &forge), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+    assert!(matches!(begin(Policy::default(), &Forge { suite: 2, ..forge }), Err(OpenError::Parse(_))));
 }
 
 /// Externals alone: the block says whom to ask.
@@ -516,6 +570,15 @@ fn the_payload_is_a_slice_of_the_buffer() {
     assert!(memory.contains(&opened.payload.as_ptr()));
 }
 
+/// Room is made once, for the message and no more.
+#[test]
+fn a_sealed_message_takes_the_room_that_it_needs() {
+    let mut out = BytesMut::new();
+    let mut sealer = Sealer::builder().to_all(recipients(1)).build().unwrap();
+    sealer.seal_into(b"", &[0; 200_000], &mut out).unwrap();
+    assert!(out.capacity() < 2 * out.len(), "{}", out.capacity());
+}
+
 /// Proves LIM-1, LIM-3: a length declared is a length refused, before it sizes anything.
 #[test]
 fn limits_are_checked_before_memory() {
@@ -582,5 +645,7 @@ fn nothing_secret_is_printed() {
     assert!(!shown.contains("171, 171") && !shown.to_lowercase().contains("abab"));
     assert!(!shown.contains(&text[15..40]));
     let opened = open(&seal(b"payload", &[cmk.recipient().clone()]).unwrap(), &Keyring::from(cmk)).unwrap();
-    assert!(!format!("{opened:?}").contains("112"), "the payload's bytes");
+    let shown = format!("{opened:?}");
+    assert!(!shown.contains("112"), "the payload's bytes");
+    assert!(shown.contains("payload_len: 7") && shown.contains("seq: 0"), "{shown}");
 }

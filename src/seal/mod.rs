@@ -171,11 +171,10 @@ impl Sealer {
     pub(crate) fn is_spent(&self, epoch: &Epoch, len: usize) -> bool {
         let Reuse { messages, bytes, age } = self.settings.reuse;
         // [USE-1]
-        epoch.messages > 0
-            && (epoch.messages >= messages
-                || epoch.bytes.saturating_add(len64(len)) > bytes
-                || epoch.next_seq.is_none()
-                || self.settings.clock.since(epoch.since) >= age)
+        epoch.messages >= messages
+            || epoch.bytes.saturating_add(len64(len)) > bytes
+            || epoch.next_seq.is_none()
+            || self.settings.clock.since(epoch.since) >= age
     }
 
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.

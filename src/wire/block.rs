@@ -233,6 +233,8 @@ mod tests {
         assert_eq!((block.salt, block.enc), (&[0x11; 16], Some(&[0x22; 32])));
         let slots: Vec<_> = block.slots.iter().collect();
         assert_eq!(slots, [Slot { hint: [0x33; 4], enc: &[], wrapped_dek: &[0x44; 48] }]);
+        assert_eq!((block.slots.len(), block.slots.is_empty()), (1, false));
+        assert_eq!((block.externals.len(), block.externals.is_empty()), (0, true));
         let mut out = Vec::new();
         block.encode(&mut out);
         assert_eq!(out, bytes);
@@ -319,6 +321,8 @@ mod tests {
         let block = parse(&bytes).unwrap();
         let found = block.externals.iter().next().unwrap();
         assert_eq!((found.provider, found.key_ref, found.blob), ("aws-1", "schlüssel", &[7; 6144][..]));
+        assert_eq!((block.externals.len(), block.externals.is_empty()), (1, false));
+        assert_eq!((block.slots.len(), block.slots.is_empty()), (0, true));
         let mut encoded = Vec::new();
         found.encode(&mut encoded).unwrap();
         assert_eq!(encoded, block.externals.bytes);
