@@ -70,11 +70,8 @@ impl Flags {
     /// The byte on the wire.
     #[must_use]
     pub fn byte(self) -> u8 {
-        u8::from(self.last)
-            | u8::from(self.padded) << 1
-            | u8::from(self.batch) << 2
-            | u8::from(self.channel) << 3
-            | u8::from(self.acceptor) << 4
+        let Self { last, padded, batch, channel, acceptor } = self;
+        (0u8..).zip([last, padded, batch, channel, acceptor]).map(|(n, set)| u8::from(set) << n).sum()
     }
 }
 
@@ -222,6 +219,14 @@ mod tests {
         for n in 0..HEAD.len() {
             assert!(matches!(message(&HEAD[..n]), Err(ParseError::Truncated { .. })));
         }
+    }
+
+    /// Every flag beside channel, and padded without it: each set has one byte.
+    #[test]
+    fn the_flags_are_what_was_read() {
+        let parse = |byte: u8| Flags::parse(&mut Reader::new(&[byte], 0)).map(Flags::byte);
+        assert_eq!((0..=255).filter(|byte| parse(*byte) == Ok(*byte)).count(), 16 + 2);
+        assert_eq!((0..=255).filter(|byte| parse(*byte).is_ok()).count(), 16 + 2);
     }
 
     /// Proves HEAD-1, HEAD-3, CHN-1.
