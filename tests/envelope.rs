@@ -214,6 +214,45 @@ fn the_order_of_trials_is_the_keyrings() {
     }
 }
 
+/// Proves WRAP-7: of several keys that fit, the first of the keyring opens, whatever the hints and the order of the slots.
+#[test]
+fn the_first_key_that_fits_opens() {
+    for options in [0, 1, 2] {
+        let forge = Forge { options, ..Forge::to(&[]) };
+        let slots = (1..=4).map(|i| forge.slot(&key(i), &forge.dek)).collect();
+        let envelope = Forge { slots, ..forge }.envelope(0, 0, b"", b"x");
+        for order in [[2, 4, 1, 3], [4, 3, 2, 1]] {
+            let opened = Opener::new(order.into_iter().map(cmk).collect()).open(&envelope).unwrap();
+            assert_eq!(opened.key, Some(cmk(order[0]).recipient().fingerprint()), "{options}");
+        }
+    }
+}
+
+/// Proves WRAP-6: a zero result is a trial, a key that is given twice is one key, and a slot with another hint is none.
+#[test]
+fn what_a_trial_is() {
+    let open = |trials: u64, keys: &[u8], forge: &Forge| {
+        let policy = Policy { limits: Limits { trials, ..Limits::default() }, ..Policy::default() };
+        let keyring: Keyring = keys.iter().map(|i| cmk(*i)).collect();
+        Opener::builder(keyring).policy(policy).build().open(&forge.envelope(0, 0, b"", b"x")).map(|_| ())
+    };
+    let over = |result| matches!(result, Err(OpenError::Parse(ParseError::LimitExceeded(over))) if over.limit == "trials");
+    let mut zeros = Forge { options: 8, enc: None, ..Forge::to(&[]) };
+    zeros.slots = [0, 1].map(|first| [&[0, 0, 0, 0, first][..], &[0; 31], &[7; 48]].concat()).to_vec();
+    zeros.slots.push(zeros.own_slot(&[3; 32], &key(1), &zeros.dek));
+    assert!(over(open(2, &[1], &zeros)));
+    assert!(open(3, &[1], &zeros).is_ok());
+    let mut others = Forge { options: 0, ..Forge::to(&[]) };
+    others.slots = vec![others.slot(&key(9), &others.dek)];
+    assert!(matches!(open(1, &[1, 1], &others), Err(OpenError::NoMatchingKey)));
+    assert!(over(open(1, &[1, 2], &others)));
+    for hints in [1, 2] {
+        let mut hinted = Forge { options: 8 | hints, enc: None, ..Forge::to(&[]) };
+        hinted.slots = (1..=5).map(|i| hinted.own_slot(&[i + 10; 32], &key(i), &hinted.dek)).collect();
+        assert!(open(1, &[5], &hinted).is_ok());
+    }
+}
+
 /// Proves HINT-1, WRAP-3, LIM-4.
 #[test]
 fn a_sealer_refuses_what_readers_would() {
@@ -239,6 +278,17 @@ fn a_sealer_refuses_what_readers_would() {
         sealer.seal(b"", &vec![0; (16 << 20) + 1]),
         Err(SealError::LimitExceeded(LimitExceeded { limit: "message", .. }))
     ));
+    let sealing = |limits| Sealer::builder().to_all(recipients(2)).limits(limits).build().and_then(|mut s| s.seal(b"", b""));
+    let block = |block| sealing(Limits { block, ..Limits::default() }).map(|_| ());
+    assert_eq!(block(69 + 32 + 104), Ok(()));
+    assert!(matches!(block(69 + 32 + 103), Err(SealError::LimitExceeded(LimitExceeded { limit: "block", .. }))));
+    let few = Sealer::builder().to_all(recipients(2)).limits(Limits { recipients: 1, ..Limits::default() }).build();
+    assert!(matches!(few.map(|_| ()), Err(SealError::LimitExceeded(LimitExceeded { limit: "recipients", .. }))));
+    // context_len has two bytes, whatever the limits.
+    let limits = Limits { context: u64::MAX, ..Limits::default() };
+    let mut boundless = Sealer::builder().to_all(recipients(1)).limits(limits).build().unwrap();
+    assert!(boundless.seal(&[0; 65_535], b"").is_ok());
+    assert!(matches!(boundless.seal(&[0; 65_536], b""), Err(SealError::LimitExceeded(LimitExceeded { limit: "context", .. }))));
     let mut buffer = BytesMut::from(&vec![5; (16 << 20) + 1][..]);
     assert!(sealer.seal_in_place(b"", &mut buffer).is_err());
     assert_eq!(buffer.len(), (16 << 20) + 1, "refused before it was touched");
@@ -284,7 +334,8 @@ fn the_cache_keeps_what_it_may() {
     let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let keyring = Keyring::from(cmk(1));
     let policy = Policy { max_age: Some(Duration::from_secs(7200)), ..Policy::default() };
-    let opener = Opener::builder(keyring.clone()).policy(policy).testing_clock(clock.clone()).build();
+    let cache = CachePolicy { age: Duration::MAX, ..CachePolicy::default() };
+    let opener = Opener::builder(keyring.clone()).policy(policy).cache(cache).testing_clock(clock.clone()).build();
     let forge = Forge::to(&[key(1)]);
     let envelope = forge.envelope(0, 0, b"", b"x");
     assert!(opener.open(&envelope).is_ok());
@@ -374,6 +425,13 @@ fn a_dek_from_elsewhere_is_checked() {
     let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
     let opened = waiting.supply(Dek::import(&forge.dek)).unwrap().open().unwrap();
     assert_eq!((&opened.payload[..], opened.key), (&b"x"[..], None));
+    // It may come too late.
+    let clock = Arc::new(AtomicU64::new(forge.created_at));
+    let policy = Policy { max_age: Some(Duration::from_secs(60)), ..Policy::default() };
+    let opener = Opener::builder(Keyring::new()).policy(policy).testing_clock(clock.clone()).build();
+    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    clock.fetch_add(361, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(waiting.supply(Dek::import(&forge.dek)), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
 }
 
 /// Who waits for a DEK waits for something that a DEK would mend.
@@ -497,6 +555,11 @@ fn the_order_of_judging() {
     mac_and_tag[152] ^= 1;
     *mac_and_tag.last_mut().unwrap() ^= 1;
     assert!(matches!(says(1, &mac_and_tag), OpenError::HeaderMac));
+    // What it implements comes before what it wants.
+    let policy = Policy { suites: Some(vec![]), ..Policy::default() };
+    let other = Forge { suite: 2, ..Forge::to(&[key(1)]) }.envelope(0, 0, b"", b"x");
+    let refused = Opener::builder(Keyring::from(cmk(1))).policy(policy).build().open(&other);
+    assert!(matches!(refused, Err(OpenError::Parse(ParseError::Unsupported { field: "suite", .. }))));
 }
 
 /// spec/example.md, whose values the second implementation computed: ours and the kit's are the same.

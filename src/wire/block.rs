@@ -250,6 +250,17 @@ mod tests {
         assert_eq!(slots, [Slot { hint: [0x33; 4], enc: &[0x22; 32], wrapped_dek: &[0x44; 48] }]);
     }
 
+    /// Proves BLK-13: each slot's hint counts.
+    #[test]
+    fn no_slot_has_a_hint_without_hints() {
+        for marked in [0, 1, 2, 3] {
+            let slot = |i| [vec![u8::from(i == marked); 4], vec![0x44; 48]].concat();
+            let mut bytes = by_hand(0, &[vec![0x22; 32], slot(0), slot(1), slot(2)].concat());
+            bytes[11] = 3;
+            assert_eq!(parse(&bytes).is_ok(), marked == 3, "{marked}");
+        }
+    }
+
     #[test]
     fn x_wing_slots_are_1172_bytes() {
         let mut bytes = by_hand(1, &[vec![0x33; 4], vec![0x22; 1120], vec![0x44; 48]].concat());
@@ -339,6 +350,7 @@ mod tests {
         assert_eq!(field(parse(&external(b"a", b"k", &[1; 6145]))), "blob");
         let absurd = External { provider: "A", key_ref: "", blob: b"x" };
         assert!(absurd.encode(&mut encoded).is_err());
+        assert_eq!(encoded, block.externals.bytes, "what is refused leaves nothing");
     }
 
     /// Proves LIM-4.
@@ -349,6 +361,14 @@ mod tests {
         assert!(block.check_limits(&Limits { block: 153, ..Limits::default() }).is_ok());
         assert_eq!(block.check_limits(&Limits { block: 152, ..Limits::default() }).unwrap_err().limit, "block");
         assert_eq!(block.check_limits(&Limits { recipients: 0, ..Limits::default() }).unwrap_err().limit, "recipients");
+        let bytes = external(b"kms", b"", b"b");
+        let block = parse(&bytes).unwrap();
+        assert_eq!(block.check_limits(&Limits { externals: 0, ..Limits::default() }).unwrap_err().limit, "externals");
+        // slot_count has two bytes, whatever the limits.
+        let slots = vec![0; 52 << 16];
+        let block = DekBlock { slots: Slots::new(&slots, SlotLayout::SharedEnc), ..block };
+        let none = Limits { recipients: u64::MAX, block: u64::MAX, ..Limits::default() };
+        assert_eq!(block.check_limits(&none).unwrap_err().limit, "recipients");
     }
 
     #[test]
