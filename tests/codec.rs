@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use kit::TestRng;
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, Reuse, Role, SealError, Sealer,
+    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, ParseError, Reuse, Role, SealError, Sealer,
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec, Outgoing, SealingCodec},
     wire::{Limits, MessageHead, Opening, Splitter},
 };
@@ -262,6 +262,18 @@ fn a_splitter_knows_where_it_stands() {
     assert!(splitter.is_idle());
     assert_eq!((splitter.next(&envelope[..8]), splitter.is_idle()), (Ok(None), false));
     assert_eq!((splitter.next(&envelope), splitter.is_idle()), (Ok(Some(envelope.len())), true));
+}
+
+/// Proves LIM-3: a router has limits too, and meets them when the prefix comes.
+#[test]
+fn a_router_keeps_its_limits() {
+    let envelope = sealer().seal(b"", &[1; 5000]).unwrap();
+    let split =
+        |message, n| EnvelopeCodec::new(Limits { message, ..Limits::default() }).decode(&mut BytesMut::from(&envelope[..n]));
+    assert!(split(5000, envelope.len()).unwrap().is_some());
+    let second_prefix = 165 + 4096 + 20 + 4;
+    assert!(split(4999, second_prefix - 1).unwrap().is_none());
+    assert!(matches!(split(4999, second_prefix), Err(CodecError::Parse(ParseError::LimitExceeded(_)))));
 }
 
 /// Through real sockets and `Framed`, both directions, with the transport closed in an orderly way.
