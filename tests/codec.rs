@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use kit::TestRng;
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, ParseError, Reuse, Role, SealError, Sealer,
+    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, ParseError, Policy, Reuse, Role, SealError, Sealer,
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec, Outgoing, SealingCodec},
     wire::{Limits, MessageHead, Opening, Splitter},
 };
@@ -274,6 +274,28 @@ fn a_router_keeps_its_limits() {
     let second_prefix = 165 + 4096 + 20 + 4;
     assert!(split(4999, second_prefix - 1).unwrap().is_none());
     assert!(matches!(split(4999, second_prefix), Err(CodecError::Parse(ParseError::LimitExceeded(_)))));
+}
+
+/// Single messages are framed under the limits of their opener.
+#[test]
+fn frames_keep_the_limits_of_the_opener() {
+    let envelope = sealer().seal(b"", &[1; 5000]).unwrap();
+    let policy = Policy { limits: Limits { message: 4999, ..Limits::default() }, ..Policy::default() };
+    let mut codec = MessageCodec::new(Opener::builder(Keyring::from(cmk())).policy(policy).build());
+    let cut = BytesMut::from(&envelope[..165 + 4096 + 20 + 4]);
+    assert!(matches!(codec.decode(&mut cut.clone()), Err(CodecError::Parse(ParseError::LimitExceeded(_)))));
+}
+
+/// A router that has lost its place gives nothing more, whatever comes.
+#[test]
+fn a_router_does_not_find_its_place_again() {
+    let good = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();
+    let mut codec = EnvelopeCodec::default();
+    assert!(codec.decode(&mut BytesMut::from(&b"junk"[..])).is_err());
+    assert!(matches!(codec.decode(&mut BytesMut::from(&good[..])), Err(CodecError::Failed)));
+    let mut codec = EnvelopeCodec::default();
+    assert!(codec.decode_eof(&mut BytesMut::from(&good[..9])).is_err());
+    assert!(matches!(codec.decode_eof(&mut BytesMut::from(&good[..])), Err(CodecError::Failed)));
 }
 
 /// Through real sockets and `Framed`, both directions, with the transport closed in an orderly way.
