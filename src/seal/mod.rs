@@ -192,3 +192,21 @@ impl Sealer {
         Ok(Epoch { block, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves KEY-4: 2^64 − 1 is used, and what follows it has another DEK.
+    #[test]
+    fn after_the_last_number_comes_another_dek() {
+        let to = crate::Cmk::from_x25519(&[1; 32]).recipient().clone();
+        let mut sealer = Sealer::builder().to(to).reuse(Reuse { messages: u64::MAX, ..Reuse::default() }).build().unwrap();
+        let first = sealer.seal(b"", b"").unwrap();
+        sealer.epoch.as_mut().unwrap().next_seq = Some(u64::MAX);
+        let (last, next) = (sealer.seal(b"", b"").unwrap(), sealer.seal(b"", b"").unwrap());
+        assert_eq!((&last[..153], &last[153..161]), (&first[..153], &[0xff; 8][..]));
+        assert_ne!(next[21..37], first[21..37]);
+        assert_eq!(next[153..161], [0; 8]);
+    }
+}
