@@ -42,16 +42,12 @@ impl<'a> Plaintext<'a> {
 
     /// Appends bytes `range` of `payload ‖ 00* ‖ payload_len`.
     fn append(&self, range: std::ops::Range<usize>, out: &mut BytesMut) {
-        let end = out.len() + range.len();
-        out.put_slice(&self.payload[range.start.min(self.payload.len())..range.end.min(self.payload.len())]);
-        let trailer_at = self.len().saturating_sub(PAD_TRAILER);
-        if self.padded.is_some() && range.end > trailer_at {
-            out.put_bytes(0, trailer_at.max(range.start).saturating_sub(range.end - (end - out.len())));
-            let from = range.start.max(trailer_at) - trailer_at;
-            out.put_slice(&len64(self.payload.len()).to_be_bytes()[from..range.end - trailer_at]);
-        } else {
-            out.put_bytes(0, end - out.len());
-        }
+        let (payload, trailer) = (self.payload.len(), len64(self.payload.len()).to_be_bytes());
+        let trailer_at = if self.is_padded() { self.len() - PAD_TRAILER } else { self.len() };
+        let within = |n: usize| n.clamp(range.start, range.end);
+        out.put_slice(&self.payload[range.start.min(payload)..range.end.min(payload)]);
+        out.put_bytes(0, within(trailer_at) - within(payload));
+        out.put_slice(&trailer[range.start.max(trailer_at) - trailer_at..range.end.max(trailer_at) - trailer_at]);
     }
 }
 
@@ -165,6 +161,7 @@ impl Segments<'_> {
     /// Opens all segments of `body` where they are and moves them together; the plaintext starts at byte 4. On an
     /// error what was plaintext is wiped.
     pub(crate) fn open_in_place(&self, plan: SegmentPlan, body: &mut [u8]) -> Result<(), u64> {
+        let mut end = 4;
         for i in 0..plan.segments() {
             let (range, prefix) = (plan.plaintext_range(i), plan.prefix(i));
             let at = plan.sealed_offset(i) + 4;
@@ -175,9 +172,9 @@ impl Segments<'_> {
             if i > 0 {
                 body.copy_within(at..at + range.len(), 4 + range.start);
             }
+            end = 4 + range.end;
         }
-        let tail = 4 + plan.plaintext_range(plan.segments() - 1).end;
-        body[tail..].zeroize();
+        body[end..].zeroize();
         Ok(())
     }
 }
@@ -243,7 +240,15 @@ mod tests {
             let mut buffer = body.clone();
             segments.open_in_place(plan, &mut buffer).unwrap();
             assert_eq!(buffer[4..4 + len], payload);
+            assert!(buffer[4 + len..].iter().all(|byte| *byte == 0), "a second copy of plaintext is left");
         }
+    }
+
+    #[test]
+    fn what_is_wiped_is_empty() {
+        let mut buffer = BytesMut::from(&b"plaintext"[..]);
+        buffer.zeroize_all();
+        assert!(buffer.is_empty());
     }
 
     /// Proves SEG-6: after a failure the buffer holds no plaintext, whichever segment is wrong.

@@ -3,14 +3,15 @@
 use bytes::BytesMut;
 use kit::Forge;
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, OpenError, Opened, Opener, ParseError, Reuse, Role, SealError, Sealer, open,
-    reply_binding,
+    ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, LimitExceeded, Limits, OpenError, Opened, Opener, ParseError, Policy,
+    PolicyError, Reuse, Role, SealError, Sealer, open, reply_binding,
 };
 
 mod kit;
 
 const CHANNEL: u8 = 8;
 const LAST: u8 = 1;
+const PADDED: u8 = 2;
 const BATCH: u8 = 4;
 const ACCEPTOR: u8 = 16;
 
@@ -157,6 +158,10 @@ fn nothing_follows_the_last_message() {
     let (got, end) = receive(&[&out[..], &[1]].concat());
     assert_eq!(got, [b"bye"]);
     assert!(matches!(end, Err(OpenError::Parse(ParseError::TrailingBytes { .. }))));
+    // Refused when it is seen, before the end is told.
+    let (mut early, mut input) = (receiver(), BytesMut::from(&[&out[..], &[1]].concat()[..]));
+    assert!(early.next(&mut input).unwrap().is_some());
+    assert!(matches!(early.next(&mut input), Err(OpenError::Parse(ParseError::TrailingBytes { .. }))));
     // The same when the end is told before the bytes are looked at.
     let (mut receiver, mut input) = (receiver(), out.clone());
     assert!(!receiver.is_closed());
@@ -182,7 +187,8 @@ fn a_cut_is_no_end() {
         let (got, end) = receive(&whole[..n]);
         let complete = ends.iter().filter(|end| **end <= n).count();
         assert_eq!(got, payloads(complete.min(4) as u8));
-        assert!(matches!(end, Err(OpenError::ChannelTruncated { delivered }) if delivered == complete as u64));
+        assert!(matches!(&end, Err(OpenError::ChannelTruncated { delivered }) if *delivered == complete as u64));
+        assert_eq!(end.unwrap_err().to_peer(), "truncated");
     }
 }
 
@@ -276,7 +282,15 @@ fn epochs_are_chained() {
     // The same block again.
     let first = forge.envelope_bound(0, CHANNEL, b"", b"x", b"", b"greeting");
     let again = forge.envelope_bound(1, CHANNEL, b"", b"y", &forge.keys().derive("sealwire v1 chain"), b"greeting");
-    assert_eq!(malformed(receive(&[first, again].concat()).1), "salt");
+    assert_eq!(malformed(receive(&[&first[..], &again].concat()).1), "salt");
+    // A salt is another one if any of its bytes is.
+    for at in [0, 15] {
+        let mut second = Forge { dek: [0xd2; 32], ..Forge::to(&[]) };
+        second.salt[at] ^= 1;
+        second.slots = vec![second.slot(&key(), &second.dek)];
+        let renewal = second.envelope_bound(1, CHANNEL, b"", b"y", &forge.keys().derive("sealwire v1 chain"), b"greeting");
+        assert_eq!(receive(&[&first[..], &renewal].concat()).0, [b"x", b"y"], "byte {at}");
+    }
 }
 
 /// Proves CHN-10: reflection.
@@ -301,6 +315,13 @@ fn replies_are_bound_to_their_request() {
     let mut receiver = receiver();
     receiver.next(&mut out).unwrap().unwrap();
     assert_eq!(receiver.first_header_mac(), requests.first_header_mac());
+    // The first block stays the one that is bound, and comes before what the application binds.
+    requests.renew();
+    requests.seal(b"", b"?", &mut out).unwrap();
+    let first = *receiver.first_header_mac().unwrap();
+    receiver.next(&mut out).unwrap().unwrap();
+    assert_eq!((receiver.first_header_mac(), requests.first_header_mac()), (Some(&first), Some(&first)));
+    assert_eq!(reply_binding(&first, b"greeting"), [&first[..], b"greeting"].concat());
     let binding = reply_binding(receiver.first_header_mac().unwrap(), b"greeting");
     let mut replies = ChannelSealer::new(sealer(9), Role::Acceptor, &binding);
     let mut reply = BytesMut::new();
@@ -344,7 +365,8 @@ fn the_last_sequence_number() {
     let mut channel = sender(u64::MAX);
     let mut out = BytesMut::new();
     channel.seal(b"", b"first", &mut out).unwrap();
-    channel.testing_skip_to(u64::MAX);
+    channel.testing_skip_to(u64::MAX - 1);
+    channel.seal(b"", b"before it", &mut out).unwrap();
     channel.seal(b"", b"at the end", &mut out).unwrap();
     let before = out.clone();
     assert_eq!(channel.seal(b"", b"over", &mut out), Err(SealError::SequenceExhausted));
@@ -364,6 +386,57 @@ fn renewals_on_demand() {
     channel.finish(&mut out).unwrap();
     assert_eq!(out.len(), 2 * 205 + 44 + 24);
     assert_eq!(receive(&out).0, payloads(3));
+}
+
+fn under(policy: Policy, bytes: &[u8]) -> (Vec<Vec<u8>>, Result<(), OpenError>) {
+    let opener = Opener::builder(Keyring::from(cmk())).policy(policy).build();
+    drain(ChannelOpener::new(opener, Role::Acceptor, b"greeting"), bytes)
+}
+
+/// Proves USE-5, CHN-15: every message has the context that the policy expects, but for a notice of the end.
+#[test]
+fn contexts_are_expected_of_all_but_notices() {
+    let forge = Forge::to(&[key()]);
+    let policy = || Policy { context: Some(b"orders".to_vec()), ..Policy::default() };
+    let after = |flags: u8, context: &[u8], plaintext: &[u8]| {
+        let first = forge.envelope_bound(0, CHANNEL, b"orders", b"x", b"", b"greeting");
+        under(policy(), &[first, forge.follow_up(1, CHANNEL | flags, context, plaintext, b"greeting")].concat())
+    };
+    assert_eq!(after(LAST, b"orders", b"y").0, [b"x", b"y"]);
+    for (flags, plaintext) in [(LAST, &b""[..]), (LAST | PADDED, &kit::pad(b"", 8))] {
+        assert!(after(flags, b"other", plaintext).1.is_ok());
+    }
+    let refused = [
+        (0, &b"y"[..]),
+        (0, b""),
+        (LAST, b"y"),
+        (LAST, b"8 bytes."),
+        (PADDED, &kit::pad(b"", 8)),
+        (LAST | PADDED, &kit::pad(b"y", 9)),
+        (LAST | BATCH, b""),
+        (LAST | BATCH, &[0; 4]),
+    ];
+    for (flags, plaintext) in refused {
+        let (got, end) = after(flags, b"other", plaintext);
+        assert_eq!(got, [b"x"]);
+        assert!(matches!(end, Err(OpenError::Policy(PolicyError::Context))), "{flags} {plaintext:?}");
+    }
+}
+
+/// Proves LIM-3: the limit is on all segments together, and met when the prefix comes.
+#[test]
+fn a_message_of_many_segments_keeps_the_limit() {
+    let forge = Forge { segment_log2: 12, ..Forge::to(&[key()]) };
+    let policy = || Policy { limits: Limits { message: 5000, ..Limits::default() }, ..Policy::default() };
+    let sealed = |len| forge.envelope_bound(0, CHANNEL | LAST, b"", &vec![1; len], b"", b"greeting");
+    assert_eq!(under(policy(), &sealed(5000)).0, [vec![1; 5000]]);
+    let second_prefix = 165 + 4096 + 20 + 4;
+    let (got, end) = under(policy(), &sealed(5001)[..second_prefix]);
+    assert!(got.is_empty());
+    assert!(matches!(
+        end,
+        Err(OpenError::Parse(ParseError::LimitExceeded(LimitExceeded { limit: "message", value: 5001, maximum: 5000 })))
+    ));
 }
 
 /// Proves BAT-3: a batch whose framing breaks at its end delivers nothing.

@@ -1,15 +1,14 @@
 //! The codecs: any split of a stream gives the same messages and the same error, and memory follows what has arrived.
 
-use std::io;
-
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use kit::TestRng;
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, Reuse, Role, SealError, Sealer,
+    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, ParseError, Policy, Reuse, Role, SealError, Sealer,
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec, Outgoing, SealingCodec},
-    wire::{MessageHead, Opening},
+    wire::{Limits, MessageHead, Opening, Splitter},
 };
+use tokio::io;
 use tokio_util::codec::{Decoder, Encoder};
 
 mod kit;
@@ -142,6 +141,19 @@ fn encode_appends_and_leaves_the_buffer_on_errors() {
     assert_eq!((items.len(), error), (2, None));
 }
 
+/// A channel can be renewed from behind its codec; single messages have none.
+#[test]
+fn a_channel_is_reached_through_its_codec() {
+    let mut codec = sealing();
+    let mut out = BytesMut::new();
+    codec.encode(Bytes::from_static(b"one"), &mut out).unwrap();
+    codec.channel_mut().unwrap().renew();
+    codec.encode(Bytes::from_static(b"two"), &mut out).unwrap();
+    let (raw, _) = decode(EnvelopeCodec::default(), &out, |_| usize::MAX);
+    assert!(raw.iter().all(|raw| raw.kind() == Opening::Envelope));
+    assert!(SealingCodec::self_contained(sealer()).channel_mut().is_none());
+}
+
 /// A length that a peer declares reserves nothing; a buffer that a large message blew up is let go.
 #[test]
 fn memory_follows_what_arrives() {
@@ -165,10 +177,29 @@ fn memory_follows_what_arrives() {
     drop(item);
     buffer.reserve(1);
     assert!(buffer.capacity() < 4096, "{}", buffer.capacity());
-    let mut raw = EnvelopeCodec::default();
-    let mut buffer = stream.clone();
-    assert_eq!(raw.decode(&mut buffer).unwrap().unwrap().bytes().len(), large);
-    assert!(buffer.capacity() < 4096);
+}
+
+/// A buffer that a message of more than 256 KiB blew up is let go with it; after any other it is of use again.
+#[test]
+fn a_router_lets_a_large_buffer_go() {
+    let mut sealer = Sealer::builder().to(cmk().recipient().clone()).segment_log2(24).build().unwrap();
+    for (len, kept) in [(1000, true), (256 << 10, true), ((256 << 10) + 1, false)] {
+        let mut buffer = BytesMut::with_capacity(1 << 20);
+        buffer.extend_from_slice(&sealer.seal(b"", &vec![1; len - 185]).unwrap());
+        buffer.extend_from_slice(b"SWE");
+        assert_eq!(EnvelopeCodec::default().decode(&mut buffer).unwrap().unwrap().bytes().len(), len);
+        assert_eq!(buffer[..], b"SWE"[..]);
+        assert_eq!(buffer.capacity() > 4096, kept, "{len}: {}", buffer.capacity());
+    }
+}
+
+/// A read buffer of 64 KiB takes a segment in one read, and as much waits before a sink pushes back.
+#[test]
+fn framed_ends_hold_a_segment() {
+    let messages = MessageCodec::new(Opener::new(Keyring::from(cmk()))).framed(io::empty());
+    assert_eq!(messages.read_buffer().capacity(), 64 << 10);
+    assert_eq!(opening().framed(io::empty()).read_buffer().capacity(), 64 << 10);
+    assert_eq!(sealing().framed(io::sink()).backpressure_boundary(), 64 << 10);
 }
 
 /// A self-contained message that cannot be opened is an outcome; a broken frame is the end.
@@ -223,6 +254,50 @@ fn a_router_needs_no_key_and_no_suite() {
     assert_eq!(out, envelope.repeat(2));
 }
 
+/// Between two messages a splitter is idle, and inside one it is not.
+#[test]
+fn a_splitter_knows_where_it_stands() {
+    let envelope = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();
+    let mut splitter = Splitter::new(Limits::default());
+    assert!(splitter.is_idle());
+    assert_eq!((splitter.next(&envelope[..8]), splitter.is_idle()), (Ok(None), false));
+    assert_eq!((splitter.next(&envelope), splitter.is_idle()), (Ok(Some(envelope.len())), true));
+}
+
+/// Proves LIM-3: a router has limits too, and meets them when the prefix comes.
+#[test]
+fn a_router_keeps_its_limits() {
+    let envelope = sealer().seal(b"", &[1; 5000]).unwrap();
+    let split =
+        |message, n| EnvelopeCodec::new(Limits { message, ..Limits::default() }).decode(&mut BytesMut::from(&envelope[..n]));
+    assert!(split(5000, envelope.len()).unwrap().is_some());
+    let second_prefix = 165 + 4096 + 20 + 4;
+    assert!(split(4999, second_prefix - 1).unwrap().is_none());
+    assert!(matches!(split(4999, second_prefix), Err(CodecError::Parse(ParseError::LimitExceeded(_)))));
+}
+
+/// Single messages are framed under the limits of their opener.
+#[test]
+fn frames_keep_the_limits_of_the_opener() {
+    let envelope = sealer().seal(b"", &[1; 5000]).unwrap();
+    let policy = Policy { limits: Limits { message: 4999, ..Limits::default() }, ..Policy::default() };
+    let mut codec = MessageCodec::new(Opener::builder(Keyring::from(cmk())).policy(policy).build());
+    let cut = BytesMut::from(&envelope[..165 + 4096 + 20 + 4]);
+    assert!(matches!(codec.decode(&mut cut.clone()), Err(CodecError::Parse(ParseError::LimitExceeded(_)))));
+}
+
+/// A router that has lost its place gives nothing more, whatever comes.
+#[test]
+fn a_router_does_not_find_its_place_again() {
+    let good = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();
+    let mut codec = EnvelopeCodec::default();
+    assert!(codec.decode(&mut BytesMut::from(&b"junk"[..])).is_err());
+    assert!(matches!(codec.decode(&mut BytesMut::from(&good[..])), Err(CodecError::Failed)));
+    let mut codec = EnvelopeCodec::default();
+    assert!(codec.decode_eof(&mut BytesMut::from(&good[..9])).is_err());
+    assert!(matches!(codec.decode_eof(&mut BytesMut::from(&good[..])), Err(CodecError::Failed)));
+}
+
 /// Through real sockets and `Framed`, both directions, with the transport closed in an orderly way.
 #[tokio::test]
 async fn over_tcp() -> Result<(), CodecError> {
@@ -246,7 +321,7 @@ async fn over_tcp() -> Result<(), CodecError> {
     }
     framed.send(Outgoing::End).await?;
     SinkExt::<Outgoing>::close(&mut framed).await?;
-    assert_eq!(receiving.await.map_err(io::Error::other)??, expected);
+    assert_eq!(receiving.await.map_err(std::io::Error::other)??, expected);
     Ok(())
 }
 

@@ -214,6 +214,45 @@ fn the_order_of_trials_is_the_keyrings() {
     }
 }
 
+/// Proves WRAP-7: of several keys that fit, the first of the keyring opens, whatever the hints and the order of the slots.
+#[test]
+fn the_first_key_that_fits_opens() {
+    for options in [0, 1, 2] {
+        let forge = Forge { options, ..Forge::to(&[]) };
+        let slots = (1..=4).map(|i| forge.slot(&key(i), &forge.dek)).collect();
+        let envelope = Forge { slots, ..forge }.envelope(0, 0, b"", b"x");
+        for order in [[2, 4, 1, 3], [4, 3, 2, 1]] {
+            let opened = Opener::new(order.into_iter().map(cmk).collect()).open(&envelope).unwrap();
+            assert_eq!(opened.key, Some(cmk(order[0]).recipient().fingerprint()), "{options}");
+        }
+    }
+}
+
+/// Proves WRAP-6: a zero result is a trial, a key that is given twice is one key, and a slot with another hint is none.
+#[test]
+fn what_a_trial_is() {
+    let open = |trials: u64, keys: &[u8], forge: &Forge| {
+        let policy = Policy { limits: Limits { trials, ..Limits::default() }, ..Policy::default() };
+        let keyring: Keyring = keys.iter().map(|i| cmk(*i)).collect();
+        Opener::builder(keyring).policy(policy).build().open(&forge.envelope(0, 0, b"", b"x")).map(|_| ())
+    };
+    let over = |result| matches!(result, Err(OpenError::Parse(ParseError::LimitExceeded(over))) if over.limit == "trials");
+    let mut zeros = Forge { options: 8, enc: None, ..Forge::to(&[]) };
+    zeros.slots = [0, 1].map(|first| [&[0, 0, 0, 0, first][..], &[0; 31], &[7; 48]].concat()).to_vec();
+    zeros.slots.push(zeros.own_slot(&[3; 32], &key(1), &zeros.dek));
+    assert!(over(open(2, &[1], &zeros)));
+    assert!(open(3, &[1], &zeros).is_ok());
+    let mut others = Forge { options: 0, ..Forge::to(&[]) };
+    others.slots = vec![others.slot(&key(9), &others.dek)];
+    assert!(matches!(open(1, &[1, 1], &others), Err(OpenError::NoMatchingKey)));
+    assert!(over(open(1, &[1, 2], &others)));
+    for hints in [1, 2] {
+        let mut hinted = Forge { options: 8 | hints, enc: None, ..Forge::to(&[]) };
+        hinted.slots = (1..=5).map(|i| hinted.own_slot(&[i + 10; 32], &key(i), &hinted.dek)).collect();
+        assert!(open(1, &[5], &hinted).is_ok());
+    }
+}
+
 /// Proves HINT-1, WRAP-3, LIM-4.
 #[test]
 fn a_sealer_refuses_what_readers_would() {
@@ -239,6 +278,17 @@ fn a_sealer_refuses_what_readers_would() {
         sealer.seal(b"", &vec![0; (16 << 20) + 1]),
         Err(SealError::LimitExceeded(LimitExceeded { limit: "message", .. }))
     ));
+    let sealing = |limits| Sealer::builder().to_all(recipients(2)).limits(limits).build().and_then(|mut s| s.seal(b"", b""));
+    let block = |block| sealing(Limits { block, ..Limits::default() }).map(|_| ());
+    assert_eq!(block(69 + 32 + 104), Ok(()));
+    assert!(matches!(block(69 + 32 + 103), Err(SealError::LimitExceeded(LimitExceeded { limit: "block", .. }))));
+    let few = Sealer::builder().to_all(recipients(2)).limits(Limits { recipients: 1, ..Limits::default() }).build();
+    assert!(matches!(few.map(|_| ()), Err(SealError::LimitExceeded(LimitExceeded { limit: "recipients", .. }))));
+    // context_len has two bytes, whatever the limits.
+    let limits = Limits { context: u64::MAX, ..Limits::default() };
+    let mut boundless = Sealer::builder().to_all(recipients(1)).limits(limits).build().unwrap();
+    assert!(boundless.seal(&[0; 65_535], b"").is_ok());
+    assert!(matches!(boundless.seal(&[0; 65_536], b""), Err(SealError::LimitExceeded(LimitExceeded { limit: "context", .. }))));
     let mut buffer = BytesMut::from(&vec![5; (16 << 20) + 1][..]);
     assert!(sealer.seal_in_place(b"", &mut buffer).is_err());
     assert_eq!(buffer.len(), (16 << 20) + 1, "refused before it was touched");
@@ -284,7 +334,8 @@ fn the_cache_keeps_what_it_may() {
     let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let keyring = Keyring::from(cmk(1));
     let policy = Policy { max_age: Some(Duration::from_secs(7200)), ..Policy::default() };
-    let opener = Opener::builder(keyring.clone()).policy(policy).testing_clock(clock.clone()).build();
+    let cache = CachePolicy { age: Duration::MAX, ..CachePolicy::default() };
+    let opener = Opener::builder(keyring.clone()).policy(policy).cache(cache).testing_clock(clock.clone()).build();
     let forge = Forge::to(&[key(1)]);
     let envelope = forge.envelope(0, 0, b"", b"x");
     assert!(opener.open(&envelope).is_ok());
@@ -324,6 +375,45 @@ fn the_cache_forgets() {
     supply(0);
 }
 
+/// It holds so many DEKs and so many bytes of blocks, the latest; where that is none, none. A block that is taken up again
+/// is held once.
+#[test]
+fn the_cache_has_bounds() {
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
+    let forges: Vec<Forge> = (0..3).map(|i| Forge { salt: [i; 16], ..Forge::to(&[key(1)]) }).collect();
+    let envelopes: Vec<_> = forges.iter().map(|forge| forge.envelope(0, 0, b"", b"x")).collect();
+    let opener = |cache| Opener::builder(Keyring::new()).cache(cache).testing_clock(clock.clone()).build();
+    let supply = |opener: &Opener, i: usize| match opener.begin(&envelopes[i]) {
+        Ok(Begun::NeedsDek(waiting)) => assert!(waiting.supply(Dek::import(&forges[i].dek)).is_ok()),
+        _ => panic!("{i} is there"),
+    };
+    let kept = |opener: &Opener| -> Vec<bool> {
+        envelopes.iter().map(|envelope| matches!(opener.begin(envelope), Ok(Begun::Ready(_)))).collect()
+    };
+    let all = CachePolicy::default;
+    let one = forges[0].block().len();
+    for (cache, expected) in [
+        (all(), [true; 3]),
+        (CachePolicy { deks: 1, ..all() }, [false, false, true]),
+        (CachePolicy { deks: 0, ..all() }, [false; 3]),
+        (CachePolicy { bytes: one - 1, ..all() }, [false; 3]),
+        (CachePolicy { bytes: one, ..all() }, [false, false, true]),
+        (CachePolicy { bytes: 2 * one - 1, ..all() }, [false, false, true]),
+        (CachePolicy { bytes: 2 * one, ..all() }, [false, true, true]),
+        (CachePolicy { bytes: 3 * one, ..all() }, [true; 3]),
+    ] {
+        let opener = opener(cache);
+        (0..3).for_each(|i| supply(&opener, i));
+        assert_eq!(kept(&opener), expected, "{cache:?}");
+    }
+    let opener = opener(CachePolicy { bytes: 2 * one, age: Duration::from_secs(60), ..all() });
+    supply(&opener, 0);
+    clock.fetch_add(60, std::sync::atomic::Ordering::SeqCst);
+    supply(&opener, 0);
+    supply(&opener, 1);
+    assert_eq!(kept(&opener), [true, true, false]);
+}
+
 #[test]
 fn a_dek_from_elsewhere_is_checked() {
     let forge = Forge::to(&[key(1)]);
@@ -335,6 +425,28 @@ fn a_dek_from_elsewhere_is_checked() {
     let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
     let opened = waiting.supply(Dek::import(&forge.dek)).unwrap().open().unwrap();
     assert_eq!((&opened.payload[..], opened.key), (&b"x"[..], None));
+    // It may come too late.
+    let clock = Arc::new(AtomicU64::new(forge.created_at));
+    let policy = Policy { max_age: Some(Duration::from_secs(60)), ..Policy::default() };
+    let opener = Opener::builder(Keyring::new()).policy(policy).testing_clock(clock.clone()).build();
+    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    clock.fetch_add(361, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(waiting.supply(Dek::import(&forge.dek)), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+}
+
+/// Who waits for a DEK waits for something that a DEK would mend.
+#[test]
+fn no_dek_is_asked_for_in_vain() {
+    let begin = |policy: Policy, forge: &Forge| {
+        let opener = Opener::builder(Keyring::new()).policy(policy.clone()).build();
+        assert_eq!(opener.policy(), &policy);
+        opener.begin(&forge.envelope(0, 0, b"", b"x")).map(|begun| matches!(begun, Begun::NeedsDek(_)))
+    };
+    let forge = Forge::to(&[key(1)]);
+    assert!(matches!(begin(Policy::default(), &forge), Ok(true)));
+    let aged = Policy { max_age: Some(Duration::from_secs(1)), ..Policy::default() };
+    assert!(matches!(begin(aged, &forge), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+    assert!(matches!(begin(Policy::default(), &Forge { suite: 2, ..forge }), Err(OpenError::Parse(_))));
 }
 
 /// Externals alone: the block says whom to ask.
@@ -436,6 +548,11 @@ fn the_order_of_judging() {
     mac_and_tag[152] ^= 1;
     *mac_and_tag.last_mut().unwrap() ^= 1;
     assert!(matches!(says(1, &mac_and_tag), OpenError::HeaderMac));
+    // What it implements comes before what it wants.
+    let policy = Policy { suites: Some(vec![]), ..Policy::default() };
+    let other = Forge { suite: 2, ..Forge::to(&[key(1)]) }.envelope(0, 0, b"", b"x");
+    let refused = Opener::builder(Keyring::from(cmk(1))).policy(policy).build().open(&other);
+    assert!(matches!(refused, Err(OpenError::Parse(ParseError::Unsupported { field: "suite", .. }))));
 }
 
 /// spec/example.md, whose values the second implementation computed: ours and the kit's are the same.
@@ -509,6 +626,15 @@ fn the_payload_is_a_slice_of_the_buffer() {
     assert!(memory.contains(&opened.payload.as_ptr()));
 }
 
+/// Room is made once, for the message and no more.
+#[test]
+fn a_sealed_message_takes_the_room_that_it_needs() {
+    let mut out = BytesMut::new();
+    let mut sealer = Sealer::builder().to_all(recipients(1)).build().unwrap();
+    sealer.seal_into(b"", &[0; 200_000], &mut out).unwrap();
+    assert!(out.capacity() < 2 * out.len(), "{}", out.capacity());
+}
+
 /// Proves LIM-1, LIM-3: a length declared is a length refused, before it sizes anything.
 #[test]
 fn limits_are_checked_before_memory() {
@@ -575,5 +701,7 @@ fn nothing_secret_is_printed() {
     assert!(!shown.contains("171, 171") && !shown.to_lowercase().contains("abab"));
     assert!(!shown.contains(&text[15..40]));
     let opened = open(&seal(b"payload", &[cmk.recipient().clone()]).unwrap(), &Keyring::from(cmk)).unwrap();
-    assert!(!format!("{opened:?}").contains("112"), "the payload's bytes");
+    let shown = format!("{opened:?}");
+    assert!(!shown.contains("112"), "the payload's bytes");
+    assert!(shown.contains("payload_len: 7") && shown.contains("seq: 0"), "{shown}");
 }

@@ -68,6 +68,37 @@ fn hkdf_wycheproof() {
     assert_eq!(run, 86);
 }
 
+/// RFC 9180, A.2.1: what the appendix says of base mode with this suite, with its messages 0, 1 and 256.
+#[test]
+fn hpke_as_the_rfc_has_it() {
+    let info = b"Ode on a Grecian Urn";
+    let hex = |s: &str| -> Vec<u8> { (0..s.len()).step_by(2).map(|i| u8::from_str_radix(&s[i..i + 2], 16).unwrap()).collect() };
+    let fixed = |s: &str| -> [u8; 32] { array(&hex(s)) };
+    let ephemeral = fixed("f4ec9b33b792c372c1d2c2063507b684ef925b8c75a42dbcbf57d63ccd381600");
+    let secret = fixed("8057991eef8f1f1af18f4a9491d16a1ce333f695d4db8e38da75975c4478e0fb");
+    let public = fixed("4310ee97d88cc1f088a5576c77ab0cf5c3ac797f3d95139c6c84b5429c59662a");
+    let (enc, sender) = testing::Hpke::sender(SUITE, &ephemeral, &public, info).unwrap();
+    assert_eq!(enc, fixed("1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a"));
+    let receiver = testing::Hpke::receiver(SUITE, &secret, &enc, info).unwrap();
+    let context = "00431df6cd95e11ff49d7013563baf7f11588c75a6611ee2a4404a49306ae4cfc5\
+        b69c5718a60cc5876c358d3f7fc31ddb598503f67be58ea1e798c0bb19eb9796";
+    assert_eq!(testing::key_schedule_context(SUITE, info), hex(context));
+    for side in [&sender, &receiver] {
+        assert_eq!(*side.shared_secret(), fixed("0bbe78490412b4bbea4812666f7916932b828bba79942424abb65244930d69a7"));
+        assert_eq!(side.base_nonce()[..], hex("5c4d98150661b848853b547f"));
+    }
+    for (seq, sealed) in [
+        (0, "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28"),
+        (1, "6b53c051e4199c518de79594e1c4ab18b96f081549d45ce015be002090bb119e85285337cc95ba5f59992dc98c"),
+        (256, "7a4a13e9ef23978e2c520fd4d2e757514ae160cd0cd05e556ef692370ca53076214c0c40d4c728d6ed9e727a5b"),
+    ] {
+        let (aad, text) = (format!("Count-{seq}"), b"Beauty is truth, truth beauty");
+        assert_eq!(sender.seal(seq, aad.as_bytes(), text).unwrap(), hex(sealed), "{seq}");
+        assert_eq!(receiver.open(seq, aad.as_bytes(), &hex(sealed)).unwrap(), text, "{seq}");
+        assert!(receiver.open(seq, b"", &hex(sealed)).is_none());
+    }
+}
+
 fn dek_info() -> Vec<u8> {
     [&b"sealwire v1 dek"[..], &[SUITE.number()]].concat()
 }

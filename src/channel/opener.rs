@@ -416,3 +416,28 @@ impl Partial {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Proves CHN-4: after 2^64 − 1 no number is the next, and 0 is not.
+    #[cfg(feature = "testing")]
+    #[test]
+    fn nothing_follows_the_last_number() {
+        use super::*;
+        use crate::{ChannelSealer, Cmk, Keyring, Sealer};
+        let cmk = Cmk::from_x25519(&[1; 32]);
+        let mut sender = ChannelSealer::new(Sealer::builder().to(cmk.recipient().clone()).build().unwrap(), Role::Initiator, b"");
+        let mut receiver = ChannelOpener::new(Opener::new(Keyring::from(cmk)), Role::Acceptor, b"");
+        let mut input = BytesMut::new();
+        for (seq, opens) in [(0, true), (u64::MAX, true), (0, false)] {
+            if seq > 0 {
+                receiver.next_seq = Some(seq);
+            }
+            if receiver.delivered > 0 {
+                sender.skip_to_seq(seq);
+            }
+            sender.seal(b"", b"x", &mut input).unwrap();
+            assert_eq!(receiver.next(&mut input).is_ok(), opens);
+        }
+    }
+}

@@ -50,3 +50,17 @@ impl fmt::Debug for Fingerprint {
         write!(f, "Fingerprint({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// spec 12.4, by hand: 7, 100,000, 2^40 - 1, 0x0102030405, 99,999 and 2^32, modulo 100,000; two bytes are not shown.
+    #[test]
+    fn people_read_six_groups_of_five_digits() {
+        let groups = [[0, 0, 0, 0, 7], [0, 0, 1, 0x86, 0xa0], [0xff; 5], [1, 2, 3, 4, 5], [0, 0, 1, 0x86, 0x9f], [1, 0, 0, 0, 0]];
+        let mut hash = [0xee; 32];
+        hash.iter_mut().zip(groups.as_flattened()).for_each(|(to, from)| *to = *from);
+        assert_eq!(Fingerprint(hash).to_string(), "00007 00000 27775 19365 99999 67296");
+    }
+}

@@ -88,6 +88,8 @@ pub(super) fn write_public(public: &[u8; 32], algorithm: Algorithm) -> Result<St
 
 #[cfg(test)]
 mod tests {
+    use pkcs8::der::asn1::AnyRef;
+
     use super::*;
     use crate::keys::{Cmk, Recipient};
 
@@ -117,13 +119,15 @@ mod tests {
     #[test]
     fn other_documents_are_refused() {
         let secret = alice().0;
-        let wrap = |oid: &str, with_public: Option<&[u8]>| {
+        let with = |oid: &str, parameters, with_public: Option<&[u8]>| {
             let inner = OctetStringRef::new(&secret).unwrap().to_der().unwrap();
-            let algorithm = AlgorithmIdentifierRef { oid: ObjectIdentifier::new(oid).unwrap(), parameters: None };
+            let algorithm = AlgorithmIdentifierRef { oid: ObjectIdentifier::new(oid).unwrap(), parameters };
             let mut info = PrivateKeyInfoRef::new(algorithm, OctetStringRef::new(&inner).unwrap());
             info.public_key = with_public.map(|bytes| BitStringRef::from_bytes(bytes).unwrap());
             SecretDocument::try_from(&info).unwrap().to_pem("PRIVATE KEY", LineEnding::LF).unwrap()
         };
+        let wrap = |oid: &str, with_public: Option<&[u8]>| with(oid, None, with_public);
+        assert!(matches!(Cmk::from_pem(&with("1.3.101.110", Some(AnyRef::NULL), None)), Err(KeyError::Pem(_))));
         let public = *Cmk::from_x25519(&secret).recipient().public_key();
         assert!(Cmk::from_pem(&wrap("1.3.101.110", Some(&public))).is_ok());
         assert!(matches!(Cmk::from_pem(&wrap("1.3.101.110", Some(&[9; 32]))), Err(KeyError::Pem(_))));

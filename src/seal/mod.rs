@@ -175,12 +175,11 @@ impl Sealer {
     pub(crate) fn is_spent(&self, epoch: &Epoch, len: usize) -> bool {
         let Reuse { messages, bytes, age } = self.settings.reuse;
         // [USE-1]
-        epoch.messages > 0
-            && (epoch.unsigned.is_some()
-                || epoch.messages >= messages
-                || epoch.bytes.saturating_add(len64(len)) > bytes
-                || epoch.next_seq.is_none()
-                || self.settings.clock.since(epoch.since) >= age)
+        epoch.unsigned.is_some() && epoch.messages > 0
+            || epoch.messages >= messages
+            || epoch.bytes.saturating_add(len64(len)) > bytes
+            || epoch.next_seq.is_none()
+            || self.settings.clock.since(epoch.since) >= age
     }
 
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
@@ -196,5 +195,23 @@ impl Sealer {
         let Block { bytes: block, unsigned } = settings.encode_block(&dek.secret, &salt, &schedule, covers)?;
         let since = settings.clock.now();
         Ok(Epoch { block, unsigned, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves KEY-4: 2^64 − 1 is used, and what follows it has another DEK.
+    #[test]
+    fn after_the_last_number_comes_another_dek() {
+        let to = crate::Cmk::from_x25519(&[1; 32]).recipient().clone();
+        let mut sealer = Sealer::builder().to(to).reuse(Reuse { messages: u64::MAX, ..Reuse::default() }).build().unwrap();
+        let first = sealer.seal(b"", b"").unwrap();
+        sealer.epoch.as_mut().unwrap().next_seq = Some(u64::MAX);
+        let (last, next) = (sealer.seal(b"", b"").unwrap(), sealer.seal(b"", b"").unwrap());
+        assert_eq!((&last[..153], &last[153..161]), (&first[..153], &[0xff; 8][..]));
+        assert_ne!(next[21..37], first[21..37]);
+        assert_eq!(next[153..161], [0; 8]);
     }
 }

@@ -58,10 +58,12 @@ mod tests {
         for bad in [&b""[..], b"\0", b"\0\0\0\x01", b"\0\0\0\x01ab", b"\xff\xff\xff\xff", b"\0\0\0\0\0"] {
             assert!(matches!(check(bad, &limits), Err(ParseError::Malformed { .. })), "{bad:?}");
         }
-        assert_eq!(check(&[0; 4 * 65_536], &limits), Ok(65_536));
-        assert!(matches!(
-            check(&[0; 4 * 65_537], &limits),
-            Err(ParseError::LimitExceeded(LimitExceeded { limit: "batch_entries", value: 65_537, .. }))
-        ));
+        // The reader's limit, and that of the format whatever the reader's.
+        for (batch_entries, most) in [(0, 0), (2, 2), (u64::MAX, 65_536)] {
+            let limits = Limits { batch_entries, ..limits };
+            let entries = |n: u64| check(&vec![0; index(4 * n)], &limits);
+            assert!(most == 0 || entries(most) == Ok(most));
+            assert_eq!(entries(most + 1), Err(LimitExceeded { limit: "batch_entries", value: most + 1, maximum: most }.into()));
+        }
     }
 }

@@ -247,6 +247,8 @@ mod tests {
         assert_eq!((block.salt, block.enc), (&[0x11; 16], Some(&[0x22; 32])));
         let slots: Vec<_> = block.slots.iter().collect();
         assert_eq!(slots, [Slot { hint: [0x33; 4], enc: &[], wrapped_dek: &[0x44; 48] }]);
+        assert_eq!((block.slots.len(), block.slots.is_empty()), (1, false));
+        assert_eq!((block.externals.len(), block.externals.is_empty()), (0, true));
         let mut out = Vec::new();
         block.encode(&mut out);
         assert_eq!(out, bytes);
@@ -260,6 +262,17 @@ mod tests {
         assert_eq!(block.enc, None);
         let slots: Vec<_> = block.slots.iter().collect();
         assert_eq!(slots, [Slot { hint: [0x33; 4], enc: &[0x22; 32], wrapped_dek: &[0x44; 48] }]);
+    }
+
+    /// Proves BLK-13: each slot's hint counts.
+    #[test]
+    fn no_slot_has_a_hint_without_hints() {
+        for marked in [0, 1, 2, 3] {
+            let slot = |i| [vec![u8::from(i == marked); 4], vec![0x44; 48]].concat();
+            let mut bytes = by_hand(0, &[vec![0x22; 32], slot(0), slot(1), slot(2)].concat());
+            bytes[11] = 3;
+            assert_eq!(parse(&bytes).is_ok(), marked == 3, "{marked}");
+        }
     }
 
     #[test]
@@ -333,6 +346,8 @@ mod tests {
         let block = parse(&bytes).unwrap();
         let found = block.externals.iter().next().unwrap();
         assert_eq!((found.provider, found.key_ref, found.blob), ("aws-1", "schlüssel", &[7; 6144][..]));
+        assert_eq!((block.externals.len(), block.externals.is_empty()), (1, false));
+        assert_eq!((block.slots.len(), block.slots.is_empty()), (0, true));
         let mut encoded = Vec::new();
         found.encode(&mut encoded).unwrap();
         assert_eq!(encoded, block.externals.bytes);
@@ -349,6 +364,7 @@ mod tests {
         assert_eq!(field(parse(&external(b"a", b"k", &[1; 6145]))), "blob");
         let absurd = External { provider: "A", key_ref: "", blob: b"x" };
         assert!(absurd.encode(&mut encoded).is_err());
+        assert_eq!(encoded, block.externals.bytes, "what is refused leaves nothing");
     }
 
     /// Proves LIM-4.
@@ -359,6 +375,14 @@ mod tests {
         assert!(block.check_limits(&Limits { block: 153, ..Limits::default() }).is_ok());
         assert_eq!(block.check_limits(&Limits { block: 152, ..Limits::default() }).unwrap_err().limit, "block");
         assert_eq!(block.check_limits(&Limits { recipients: 0, ..Limits::default() }).unwrap_err().limit, "recipients");
+        let bytes = external(b"kms", b"", b"b");
+        let block = parse(&bytes).unwrap();
+        assert_eq!(block.check_limits(&Limits { externals: 0, ..Limits::default() }).unwrap_err().limit, "externals");
+        // slot_count has two bytes, whatever the limits.
+        let slots = vec![0; 52 << 16];
+        let block = DekBlock { slots: Slots::new(&slots, SlotLayout::SharedEnc), ..block };
+        let none = Limits { recipients: u64::MAX, block: u64::MAX, ..Limits::default() };
+        assert_eq!(block.check_limits(&none).unwrap_err().limit, "recipients");
     }
 
     #[test]

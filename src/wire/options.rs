@@ -56,9 +56,20 @@ impl Options {
     /// The byte on the wire.
     #[must_use]
     pub fn byte(self) -> u8 {
-        self.hints as u8
-            | u8::from(self.sender_proof) << 2
-            | u8::from(self.enc_per_slot) << 3
-            | u8::from(self.proof_covers_message) << 4
+        let flags = [self.sender_proof, self.enc_per_slot, self.proof_covers_message];
+        (2u8..).zip(flags).map(|(n, set)| u8::from(set) << n).fold(self.hints as u8, u8::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three hint modes, bit 3, and bit 4 only beside bit 2: each has one byte.
+    #[test]
+    fn the_byte_is_what_was_read() {
+        let parse = |byte: u8| Options::parse(&mut Reader::new(&[byte], 0)).map(Options::byte);
+        assert_eq!((0..=255).filter(|byte| parse(*byte) == Ok(*byte)).count(), 3 * 2 * 3);
+        assert_eq!((0..=255).filter(|byte| parse(*byte).is_ok()).count(), 3 * 2 * 3);
     }
 }

@@ -14,6 +14,8 @@ pub const SEGMENT_LOG2_MAX: u8 = 24;
 pub const MAX_SEGMENTS: u64 = 1 << 31;
 
 const FINAL: u32 = 1 << 31;
+/// Bytes that one allocation has at the most.
+const LONGEST: usize = isize::MAX.unsigned_abs();
 
 /// The four bytes before a segment's ciphertext (spec 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +63,8 @@ impl SegmentPrefix {
     /// The four bytes.
     #[must_use]
     pub fn encode(self) -> [u8; 4] {
-        let len = self.ciphertext.saturating_add(16);
-        (if self.last { len | FINAL } else { len }).to_be_bytes()
+        let last = if self.last { FINAL } else { 0 };
+        self.ciphertext.saturating_add(16).saturating_add(last).to_be_bytes()
     }
 
     /// Bytes of ciphertext, without the tag.
@@ -96,11 +98,7 @@ impl SegmentPlan {
         // [SEG-5]
         LimitExceeded::check("segments", super::len64(plan.segments()), MAX_SEGMENTS)?;
         if plan.checked_sealed_len().is_none() {
-            return Err(LimitExceeded {
-                limit: "message",
-                value: super::len64(plaintext),
-                maximum: super::len64(usize::MAX >> 1),
-            });
+            return Err(LimitExceeded { limit: "message", value: super::len64(plaintext), maximum: super::len64(LONGEST) });
         }
         Ok(plan)
     }
@@ -118,10 +116,7 @@ impl SegmentPlan {
     }
 
     fn checked_sealed_len(self) -> Option<usize> {
-        self.segments()
-            .checked_mul(PREFIX_LEN.saturating_add(TAG_LEN))?
-            .checked_add(self.plaintext)
-            .filter(|n| *n <= usize::MAX >> 1)
+        self.segments().checked_mul(PREFIX_LEN.saturating_add(TAG_LEN))?.checked_add(self.plaintext).filter(|n| *n <= LONGEST)
     }
 
     /// The plaintext range of segment `i`.

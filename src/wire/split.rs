@@ -78,10 +78,8 @@ impl Splitter {
     }
 
     fn block(&self, input: &[u8]) -> Result<Step, ParseError> {
-        match DekBlock::declared_len(input, &self.limits)? {
-            Some(at) if input.len() >= at => Ok(Step::Go(Stage::Head { at })),
-            _ => Ok(Step::Wait),
-        }
+        let declared = DekBlock::declared_len(input, &self.limits)?;
+        Ok(declared.map_or(Step::Wait, |at| Step::Go(Stage::Head { at })))
     }
 
     fn head(&mut self, input: &[u8], at: usize) -> Result<Step, ParseError> {

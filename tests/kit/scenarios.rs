@@ -679,8 +679,8 @@ fn wrapping(kit: &mut Kit) {
     }
     let mut p = [0xff; 32];
     (p[0], p[31]) = (0xed, 0x7f);
-    let add = |n: u8, base: [u8; 32]| {
-        let mut point = base;
+    let add = |n: u8, base: &[u8; 32]| {
+        let mut point = *base;
         point[0] = point[0].wrapping_add(n);
         point
     };
@@ -690,12 +690,12 @@ fn wrapping(kit: &mut Kit) {
     };
     for (name, enc) in [
         ("zero", [0; 32]),
-        ("one", add(1, [0; 32])),
-        ("minus-one", add(255, p)),
+        ("one", add(1, &[0; 32])),
+        ("minus-one", add(255, &p)),
         ("p", p),
-        ("p-plus-one", add(1, p)),
+        ("p-plus-one", add(1, &p)),
         ("zero-top-bit", top([0; 32])),
-        ("one-top-bit", top(add(1, [0; 32]))),
+        ("one-top-bit", top(add(1, &[0; 32]))),
     ] {
         let mut shared = forge();
         shared.enc = Some(enc);
