@@ -397,7 +397,7 @@ fn under(policy: Policy, bytes: &[u8]) -> (Vec<Vec<u8>>, Result<(), OpenError>) 
 #[test]
 fn contexts_are_expected_of_all_but_notices() {
     let forge = Forge::to(&[key()]);
-    let policy = || Policy { context: Some(b"orders".to_vec()), ..Policy::default() };
+    let policy = || Policy { context: Some(b"orders".to_vec().into()), ..Policy::default() };
     let after = |flags: u8, context: &[u8], plaintext: &[u8]| {
         let first = forge.envelope_bound(0, CHANNEL, b"orders", b"x", b"", b"greeting");
         under(policy(), &[first, forge.follow_up(1, CHANNEL | flags, context, plaintext, b"greeting")].concat())

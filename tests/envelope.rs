@@ -439,7 +439,7 @@ fn a_dek_from_elsewhere_is_checked() {
 fn no_dek_is_asked_for_in_vain() {
     let begin = |policy: Policy, forge: &Forge| {
         let opener = Opener::builder(Keyring::new()).policy(policy.clone()).build();
-        assert_eq!(opener.policy(), &policy);
+        assert_eq!(opener.policy().max_age, policy.max_age);
         opener.begin(&forge.envelope(0, 0, b"", b"x")).map(|begun| matches!(begun, Begun::NeedsDek(_)))
     };
     let forge = Forge::to(&[key(1)]);
