@@ -492,7 +492,7 @@ fn policies_refuse() {
     assert_eq!(opener.open(&bound).unwrap(), opener.open_in_place(BytesMut::from(&bound[..])).unwrap());
 }
 
-/// Proves SUI-1, BLK-18.
+/// Proves SUI-1.
 #[test]
 fn what_is_not_built_is_unsupported() {
     let mut forge = Forge::to(&[key(1)]);

@@ -115,9 +115,15 @@ fn openssl_keys() -> Result<(), Failed> {
     let cmk = sealwire::keys::cmk_from_key_file(&pem)?;
     assert_eq!(cmk.to_pem()?.as_str(), pem);
     assert_eq!(cmk.recipient().to_pem()?, std::fs::read_to_string(folder.join("pub.pem"))?);
-    openssl(folder, &["genpkey", "-algorithm", "ed25519", "-out", "other.pem"])?;
-    let other = std::fs::read_to_string(folder.join("other.pem"))?;
-    assert!(sealwire::keys::cmk_from_key_file(&other).is_err());
+    openssl(folder, &["genpkey", "-algorithm", "ed25519", "-out", "sender.pem"])?;
+    openssl(folder, &["pkey", "-in", "sender.pem", "-pubout", "-out", "senders.pem"])?;
+    let pem = std::fs::read_to_string(folder.join("sender.pem"))?;
+    assert!(sealwire::keys::cmk_from_key_file(&pem).is_err());
+    output(program(folder).args(["seal", "-R", "pub.pem", "--sign-with", "sender.pem", "-o", "signed", "in"]))?;
+    assert_eq!(output(program(folder).args(["open", "-k", "key.pem", "--from", "senders.pem", "signed"]))?, "payload");
+    let sender = sealwire::keys::sender_key_from_key_file(&pem)?;
+    assert_eq!(sender.to_pem()?.as_str(), pem);
+    assert_eq!(sender.verifying_key().to_pem()?, std::fs::read_to_string(folder.join("senders.pem"))?);
     Ok(())
 }
 

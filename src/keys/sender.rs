@@ -151,3 +151,68 @@ impl fmt::Debug for SenderKey {
         f.debug_struct("SenderKey").field("public", &self.public).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(s: &str) -> [u8; 32] {
+        std::array::from_fn(|i| u8::from_str_radix(&s[2 * i..2 * i + 2], 16).unwrap())
+    }
+
+    /// RFC 8032 §7.1, test 2; and its forms.
+    #[test]
+    fn a_key_has_its_forms() {
+        let seed = hex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb");
+        let public = hex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");
+        let key = SenderKey::from_ed25519(&seed);
+        assert_eq!(key.verifying_key().as_bytes(), &public);
+        assert_eq!(SenderKey::from_text(&key.to_text()).unwrap().verifying_key(), key.verifying_key());
+        assert_eq!(SenderKey::from_pem(&key.to_pem().unwrap()).unwrap().verifying_key(), key.verifying_key());
+        let public = *key.verifying_key();
+        assert_eq!(public.to_string().parse(), Ok(public));
+        assert_eq!(VerifyingKey::from_pem(&public.to_pem().unwrap()), Ok(public));
+        assert!(key.to_text().starts_with("SW-SECRET-SENDER-1"));
+        assert!(!format!("{key:?}").contains(key.to_text().as_str()));
+        // The keys of the two algorithms are not mistaken for each other.
+        assert!(matches!(crate::Cmk::from_pem(&key.to_pem().unwrap()), Err(KeyError::Pem(why)) if why.contains("Ed25519")));
+        let cmk = crate::Cmk::from_x25519(&seed);
+        assert!(matches!(SenderKey::from_pem(&cmk.to_pem().unwrap()), Err(KeyError::Pem(why)) if why.contains("X25519")));
+        assert!(matches!(cmk.recipient().to_string().parse::<VerifyingKey>(), Err(KeyError::WrongKind { .. })));
+        assert!(matches!(SenderKey::from_text(&cmk.to_text()), Err(KeyError::WrongKind { .. })));
+    }
+
+    /// Proves TXT-8. The two points of order eight are y of the small subgroup's generator and its negative.
+    #[test]
+    fn verifying_keys_are_vetted() {
+        let mut p = [0xff; 32];
+        (p[0], p[31]) = (0xed, 0x7f);
+        let with = |first: u8, top: u8| {
+            let mut key = [0; 32];
+            (key[0], key[31]) = (first, top);
+            key
+        };
+        let order_8 = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05";
+        let other_8 = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a";
+        let minus_one = std::array::from_fn(|i| if i == 0 { 0xec } else { p[i] });
+        for (weak, why) in [
+            (with(1, 0), "large order"),
+            (with(1, 0x80), "large order"),
+            (with(0, 0), "large order"),
+            (with(0, 0x80), "large order"),
+            (minus_one, "large order"),
+            (hex(order_8), "large order"),
+            (hex(other_8), "large order"),
+            (with(2, 0), "no point"),
+            (p, "canonical"),
+            (std::array::from_fn(|i| if i == 0 { 0xee } else { p[i] }), "canonical"),
+            ([0xff; 32], "canonical"),
+        ] {
+            let refused = VerifyingKey::from_ed25519(weak).unwrap_err();
+            assert!(refused.to_string().contains(why), "{refused}");
+            let string = text::encode_sender(&weak);
+            assert_eq!(string.parse::<VerifyingKey>(), Err(refused.clone()));
+            assert_eq!(VerifyingKey::from_pem(&pem::write_public(&weak, pem::ED25519).unwrap()), Err(refused));
+        }
+    }
+}
