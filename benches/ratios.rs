@@ -9,7 +9,8 @@ use chacha20poly1305::{
     aead::{AeadInOut, inout::InOutBuf},
 };
 use rand::TryRng;
-use sealwire::{CachePolicy, Cmk, Keyring, Opener, Reuse, Sealer};
+use sealwire::{CachePolicy, Cmk, HintMode, Keyring, Opener, Recipient, Reuse, Rewrap, Sealer};
+use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 const ROUNDS: usize = 61;
@@ -42,7 +43,7 @@ fn pair(name: &'static str, bound: Option<f64>, n: u32, ours: &mut dyn FnMut(), 
     }
     let ratio = median(all_ours.iter().zip(&all_bare).map(|(a, b)| a / b).collect());
     let (a, b) = (median(all_ours), median(all_bare));
-    println!("{name:<58} {a:>12.0} ns {b:>12.0} ns {ratio:>7.3}  {}", bound.map_or(String::new(), |b| format!("(bound {b})")));
+    println!("{name:<68} {a:>12.0} ns {b:>12.0} ns {ratio:>7.3}  {}", bound.map_or(String::new(), |b| format!("(bound {b})")));
     Row { name, ratio, bound }
 }
 
@@ -50,7 +51,7 @@ const ONE_DEK: Reuse = Reuse { messages: u64::MAX, bytes: u64::MAX, age: std::ti
 
 fn main() {
     let check = std::env::args().any(|arg| arg == "--check");
-    println!("{:<58} {:>15} {:>15} {:>7}", "", "ours", "bare", "ratio");
+    println!("{:<68} {:>15} {:>15} {:>7}", "", "ours", "bare", "ratio");
     let mut rows = Vec::new();
     for (name, size, bound, n) in [
         ("seal 64 B, reused DEK / AEAD call with the same AAD", 64, Some(1.5), 2000),
@@ -68,6 +69,10 @@ fn main() {
     }
     rows.push(seal_fresh());
     rows.push(open_fresh());
+    rows.push(seal_to_many());
+    rows.push(open_as_the_last());
+    rows.extend(large_keyrings());
+    rows.push(rewrap_header());
     if check {
         let over: Vec<_> = rows.iter().filter(|row| row.bound.is_some_and(|bound| row.ratio > bound)).collect();
         over.iter().for_each(|row| eprintln!("over its bound: {} is {:.3}", row.name, row.ratio));
@@ -134,4 +139,80 @@ fn open_fresh() -> Row {
     };
     let name = "open 64 B, fresh DEK / one DH";
     pair(name, Some(1.3), 50, &mut || drop(black_box(opener.open(&envelope).unwrap())), &mut bare)
+}
+
+const MANY: usize = 1000;
+
+fn recipients(n: usize) -> Vec<Recipient> {
+    (0..n).map(|_| Cmk::generate().unwrap().recipient().clone()).collect()
+}
+
+fn seal_to_many() -> Row {
+    let to = recipients(MANY);
+    let theirs: Vec<_> = to.iter().map(|recipient| PublicKey::from(*recipient.public_key())).collect();
+    let mut sealer = Sealer::builder().to_all(to).reuse(Reuse::NEVER).build().unwrap();
+    let secret = StaticSecret::from(random());
+    let mut bare = || theirs.iter().for_each(|their| drop(black_box(secret.diffie_hellman(their))));
+    pair(
+        "seal to 1,000 recipients / 1,000 DHs",
+        Some(1.1),
+        1,
+        &mut || drop(black_box(sealer.seal(b"", &[7; 64]).unwrap())),
+        &mut bare,
+    )
+}
+
+fn uncached(keyring: Keyring) -> Opener {
+    Opener::builder(keyring).cache(CachePolicy { deks: 0, ..CachePolicy::default() }).build()
+}
+
+fn open_as_the_last() -> Row {
+    let cmk = Cmk::generate().unwrap();
+    let me = cmk.recipient().clone();
+    let alone = sealwire::seal(&[7; 64], std::slice::from_ref(&me)).unwrap();
+    let mut to = recipients(MANY - 1);
+    to.push(me);
+    let many = sealwire::seal(&[7; 64], &to).unwrap();
+    let opener = uncached(Keyring::from(cmk));
+    let mut bare = || {
+        drop(black_box(opener.open(&alone).unwrap()));
+        black_box(Sha256::digest(&many));
+    };
+    let name = "open as the last of 1,000 / as the only one + SHA-256 of the block";
+    pair(name, Some(1.2), 20, &mut || drop(black_box(opener.open(&many).unwrap())), &mut bare)
+}
+
+/// Static hints find the key at once; rotating ones cost a hash for each key, and no Diffie-Hellman.
+fn large_keyrings() -> Vec<Row> {
+    let keyring: Keyring = (0..10_000).map(|_| Cmk::generate().unwrap()).collect();
+    let secret = random();
+    let me = Cmk::from_x25519(&secret).recipient().clone();
+    let small = uncached(Keyring::from(Cmk::from_x25519(&secret)));
+    keyring.add(Cmk::from_x25519(&secret));
+    let large = uncached(keyring);
+    let (mine, their) = (StaticSecret::from(secret), PublicKey::from(*recipients(1)[0].public_key()));
+    let sealed = |hints| Sealer::builder().to(me.clone()).hints(hints).build().unwrap().seal(b"", &[7; 64]).unwrap();
+    let (fixed, rotating) = (sealed(HintMode::Static), sealed(HintMode::Rotating));
+    let name = "open with 10,000 keys, static hints / with one key";
+    let one = pair(name, Some(1.1), 50, &mut || drop(black_box(large.open(&fixed).unwrap())), &mut || {
+        drop(black_box(small.open(&fixed).unwrap()))
+    });
+    let mut dhs = || (0..MANY).for_each(|_| drop(black_box(mine.diffie_hellman(&their))));
+    let name = "open with 10,000 keys, rotating hints / 1,000 DHs";
+    vec![one, pair(name, Some(0.5), 1, &mut || drop(black_box(large.open(&rotating).unwrap())), &mut dhs)]
+}
+
+fn rewrap_header() -> Row {
+    let cmk = Cmk::generate().unwrap();
+    let envelope = sealwire::seal(&[7; 64], &[cmk.recipient().clone()]).unwrap();
+    let keyring = Keyring::from(cmk);
+    let to = recipients(1).remove(0);
+    let their = PublicKey::from(*to.public_key());
+    let change = Rewrap::new().to(to);
+    let mut bare = || {
+        let secret = StaticSecret::from(random());
+        black_box((PublicKey::from(&secret), secret.diffie_hellman(&their), secret.diffie_hellman(&their)));
+    };
+    let name = "rewrap a header to one more / X25519 key generation + 2 DHs";
+    pair(name, Some(1.3), 50, &mut || drop(black_box(change.block(&envelope[..153], &keyring).unwrap())), &mut bare)
 }

@@ -7,6 +7,9 @@ use std::{
 use super::{Cmk, Decapsulator, Fingerprint};
 use crate::wire::{DekBlock, HintMode};
 
+/// So many keys are few: they are tried on the slots one by one.
+const FEW_KEYS: usize = 8;
+
 /// The keys that an opener opens with. Clones share one set, which may change while openers use it: a key that is
 /// taken out opens nothing more, not even what is cached.
 ///
@@ -122,6 +125,10 @@ impl Keys {
     }
 
     fn by_static_hints(&self, block: &DekBlock<'_>) -> Vec<Candidate> {
+        // Few keys are asked for their slots; many are looked up by the hints of the slots.
+        if self.in_order.len() <= FEW_KEYS {
+            return self.by_hint(block, |name| name.static_hint());
+        }
         let mut seen = HashSet::new();
         let hints = block.slots.iter().map(|slot| slot.hint).filter(|hint| seen.insert(*hint));
         let places: BTreeMap<u64, [u8; 4]> = hints
@@ -132,10 +139,21 @@ impl Keys {
     }
 
     fn by_rotating_hints(&self, block: &DekBlock<'_>) -> Vec<Candidate> {
-        let hints: HashSet<_> = block.slots.iter().map(|slot| slot.hint).collect();
-        let hinted = self.in_order.values().map(|key| (key.recipient().fingerprint().rotating_hint(block.salt), key));
+        self.by_hint(block, |name| name.rotating_hint(block.salt))
+    }
+
+    /// The keys whose hint, as `hint_of` makes it, stands in the block.
+    fn by_hint(&self, block: &DekBlock<'_>, hint_of: impl Fn(Fingerprint) -> [u8; 4]) -> Vec<Candidate> {
+        // A set costs more to make than a few walks through the slots.
+        let set: Option<HashSet<_>> =
+            (self.in_order.len() > FEW_KEYS).then(|| block.slots.iter().map(|slot| slot.hint).collect());
+        let stands_there = |hint: &[u8; 4]| match &set {
+            Some(hints) => hints.contains(hint),
+            None => block.slots.iter().any(|slot| slot.hint == *hint),
+        };
+        let hinted = self.in_order.values().map(|key| (hint_of(key.recipient().fingerprint()), key));
         hinted
-            .filter(|(hint, _)| hints.contains(hint))
+            .filter(|(hint, _)| stands_there(hint))
             .map(|(hint, key)| Candidate { key: key.clone(), hint: Some(hint) })
             .collect()
     }
