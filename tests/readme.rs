@@ -35,10 +35,17 @@ fn the_session_runs() {
     assert!(said.contains("attack at dawn\n") && said.contains("header_mac") && said.contains("1 messages"), "{said}");
 }
 
+#[test]
+fn senders_and_rewraps_run() {
+    let (worked, said) = run(&blocks("sh")[1]);
+    assert!(worked, "{said}");
+    assert_eq!(said.lines().filter(|line| *line == "minutes").count(), 2, "{said}");
+}
+
 /// The other commands are those that CI runs: here it is checked that they are what the README says.
 #[test]
 fn the_other_commands_are_those_of_ci() {
-    let others = &blocks("sh")[1..];
+    let others = &blocks("sh")[2..];
     assert_eq!(others, ["cargo run --release --features cli -- demo", "tests/run"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let ci = fs::read_to_string(root.join(".ci/run")).unwrap();
@@ -50,7 +57,7 @@ fn the_other_commands_are_those_of_ci() {
 /// The Rust of the README is compiled and run as doc tests of this crate (`src/lib.rs`).
 #[test]
 fn the_rust_is_a_doc_test() {
-    assert_eq!(blocks("rust").len(), 2);
+    assert_eq!(blocks("rust").len(), 3);
     let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     assert!(lib.contains("include_str!(\"../README.md\")"));
 }
