@@ -44,3 +44,11 @@ fn the_slow_reader_reads_the_vectors() {
         targets::reference(&index.to_be_bytes());
     }
 }
+
+/// The inspector shows every vector to its last byte or to its first fault, whole suites that nobody here knows included.
+#[test]
+fn the_inspector_reads_the_vectors() {
+    for vector in fuzz::vectors() {
+        targets::inspect(&[&[0, 0], &vector.bytes[..]].concat());
+    }
+}
