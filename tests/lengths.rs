@@ -106,7 +106,7 @@ fn the_largest_blocks() {
         assert!(DekBlock::parse(&out, &exact).is_ok_and(|(raw, parsed)| raw == out && parsed == block));
         let less = Limits { block: sum - 1, ..exact };
         let over = LimitExceeded { limit: "block", value: sum, maximum: sum - 1 };
-        assert_eq!(block.check_limits(&less), Err(over.clone()));
+        assert_eq!(block.check_limits(&less), Err(over));
         assert_eq!(DekBlock::parse(&out, &less).unwrap_err(), over.into());
     }
 }
