@@ -298,10 +298,23 @@ mod tests {
     fn padding_is_strict() {
         let pad = |len: u64, zeros: usize| [vec![9; 3], vec![0; zeros], len.to_be_bytes().to_vec()].concat();
         assert_eq!(unpadded_len(&pad(3, 1)), Ok(3));
-        for bad in [pad(3, 0), pad(3, 2), pad(4, 2), pad(u64::MAX, 1), vec![0; 7], vec![]] {
+        // The last is 3 to whoever looks at 32 bits of it.
+        for bad in [pad(3, 0), pad(3, 2), pad(4, 2), pad(u64::MAX, 1), vec![0; 7], vec![], pad((1 << 32) + 3, 1)] {
             assert!(unpadded_len(&bad).is_err(), "{bad:?}");
         }
         assert!(unpadded_len(&pad(2, 1)).is_err());
+    }
+
+    /// Padded lengths at the end of the address space are right, or there are none.
+    #[test]
+    fn padded_lengths_do_not_wrap() {
+        let lengths = (4..usize::BITS).flat_map(|e| [(1 << e) - 9, (1 << e) - 8, (1 << e) - 7, 1 << e]);
+        for len in lengths.chain((0..20).map(|off| usize::MAX - off)) {
+            let wanted = len64(len).checked_add(8).and_then(padme);
+            assert_eq!(padded_len(len).map(len64), wanted.filter(|n| *n <= len64(usize::MAX)), "{len}");
+            assert!(padded_len(len).is_none_or(|padded| padded - 8 >= len), "{len}");
+        }
+        assert_eq!(padded_len(usize::MAX), None);
     }
 
     /// Proves LIM-3.

@@ -325,6 +325,61 @@ async fn over_tcp() -> Result<(), CodecError> {
     Ok(())
 }
 
+/// A program that holds a codec reaches the channel in it: to renew it, and to bind answers to it. Who seals every message by
+/// itself has no channel, and what it sends is read one by one.
+#[tokio::test]
+async fn the_channel_is_there_through_the_codec() -> Result<(), CodecError> {
+    let (here, there) = tokio::io::duplex(1 << 16);
+    let mut sending = sealing().framed(here);
+    for i in 0..4u8 {
+        sending.encoder_mut().channel_mut().unwrap().renew();
+        sending.send(Bytes::from(vec![i; 10])).await?;
+    }
+    sending.send(Outgoing::End).await?;
+    let first = *sending.encoder_mut().channel_mut().unwrap().first_header_mac().unwrap();
+    drop(sending);
+    let mut receiving = opening().framed(there);
+    for i in 0..4u8 {
+        assert_eq!(receiving.next().await.unwrap()?.payload, vec![i; 10]);
+    }
+    assert!(receiving.next().await.is_none());
+    assert_eq!(receiving.decoder().channel().first_header_mac(), Some(&first));
+    let (here, there) = tokio::io::duplex(1 << 16);
+    let mut sending = SealingCodec::self_contained(sealer()).framed(here);
+    assert!(sending.encoder_mut().channel_mut().is_none());
+    for i in 0..4u8 {
+        sending.send(Bytes::from(vec![i; 10])).await?;
+    }
+    drop(sending);
+    let mut receiving = MessageCodec::new(Opener::new(Keyring::from(cmk()))).framed(there);
+    for i in 0..4u8 {
+        assert_eq!(receiving.next().await.unwrap()?.unwrap().payload, vec![i; 10]);
+    }
+    assert!(receiving.next().await.is_none());
+    Ok(())
+}
+
+/// A decoder that is asked only after the end has come gives everything, in order, and then the end.
+#[test]
+fn everything_can_be_asked_for_at_the_end() {
+    let (mut input, payloads) = stream();
+    let mut codec = opening();
+    for payload in payloads {
+        assert_eq!(codec.decode_eof(&mut input).unwrap().unwrap().payload, payload);
+    }
+    assert!(codec.decode_eof(&mut input).unwrap().is_none() && input.is_empty());
+}
+
+/// A stream that begins with a follow-up has no beginning, to a router too. Proves CHN-3.
+#[test]
+fn a_router_sees_that_the_beginning_is_missing() {
+    let (stream, _) = stream();
+    let first = sealwire::wire::Splitter::new(sealwire::Limits::default()).next(&stream).unwrap().unwrap();
+    assert_eq!(Opening::of(stream[first]), Ok(Opening::FollowUp));
+    let (raw, error) = decode(EnvelopeCodec::default(), &stream[first..], |_| 11);
+    assert!(raw.is_empty() && error.unwrap().contains("without an envelope"));
+}
+
 #[test]
 fn heads_are_public() {
     let envelope = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();

@@ -353,26 +353,33 @@ fn the_cache_keeps_what_it_may() {
     assert!(matches!(opener.open(&envelope), Err(OpenError::Policy(PolicyError::TooOld { age: 7501, maximum: 7200 }))));
 }
 
-/// A DEK from elsewhere stays in the cache for its time, and no longer.
+/// A DEK from elsewhere stays in the cache for its time, and no longer; whether DEKs are counted or the bytes of their blocks, the
+/// one that was of no use for longest goes first, and a block that is larger than the cache is not kept.
 #[test]
 fn the_cache_forgets() {
-    let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let forges: Vec<Forge> = (0..3).map(|i| Forge { salt: [i; 16], ..Forge::to(&[key(1)]) }).collect();
     let envelopes: Vec<_> = forges.iter().map(|forge| forge.envelope(0, 0, b"", b"x")).collect();
-    let cache = CachePolicy { deks: 2, age: Duration::from_secs(60), ..CachePolicy::default() };
-    let opener = Opener::builder(Keyring::new()).cache(cache).testing_clock(clock.clone()).build();
-    let supply = |i: usize| match opener.begin(&envelopes[i]).unwrap() {
+    let all = CachePolicy { age: Duration::from_secs(60), ..CachePolicy::default() };
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
+    let with = |cache| Opener::builder(Keyring::new()).cache(cache).testing_clock(clock.clone()).build();
+    let supply = |opener: &Opener, i: usize| match opener.begin(&envelopes[i]).unwrap() {
         Begun::NeedsDek(waiting) => assert!(waiting.supply(Dek::import(&forges[i].dek)).unwrap().open().is_ok()),
         Begun::Ready(_) => panic!("it should have been forgotten"),
     };
-    supply(0);
-    supply(1);
-    assert!(opener.open(&envelopes[0]).is_ok());
-    supply(2);
-    assert!(opener.open(&envelopes[0]).is_ok(), "it was of use more lately than 1");
-    supply(1);
-    clock.fetch_add(60, std::sync::atomic::Ordering::SeqCst);
-    supply(0);
+    for cache in [CachePolicy { deks: 2, ..all }, CachePolicy { bytes: 3 * 153 - 1, ..all }] {
+        let opener = with(cache);
+        supply(&opener, 0);
+        supply(&opener, 1);
+        assert!(opener.open(&envelopes[0]).is_ok());
+        supply(&opener, 2);
+        assert!(opener.open(&envelopes[0]).is_ok(), "it was of use more lately than 1");
+        supply(&opener, 1);
+        clock.fetch_add(60, std::sync::atomic::Ordering::SeqCst);
+        supply(&opener, 0);
+    }
+    let small = with(CachePolicy { bytes: 152, ..all });
+    supply(&small, 0);
+    supply(&small, 0);
 }
 
 /// It holds so many DEKs and so many bytes of blocks, the latest; where that is none, none. A block that is taken up again
@@ -490,6 +497,13 @@ fn policies_refuse() {
     let bound = forge.envelope_bound(0, 0, b"orders", b"x", b"", b"b");
     let opener = Opener::builder(Keyring::from(cmk(1))).policy(Policy { binding: b"b".to_vec(), ..Policy::default() }).build();
     assert_eq!(opener.open(&bound).unwrap(), opener.open_in_place(BytesMut::from(&bound[..])).unwrap());
+    // What our own sealer binds opens under the same bytes alone.
+    let seal =
+        |binding: &[u8]| Sealer::builder().to_all(recipients(1)).binding(binding).build().unwrap().seal(b"", b"x").unwrap();
+    assert!(opener.open(&seal(b"b")).is_ok());
+    for other in [&b""[..], b"B", b"bb"] {
+        assert!(matches!(opener.open(&seal(other)), Err(OpenError::Segment { index: 0 })));
+    }
 }
 
 /// Proves SUI-1.
@@ -529,6 +543,7 @@ fn peers_are_told_one_word() {
         assert_eq!(word, "refused");
     }
     assert!(said(1, &mac[..40]).contains("truncated"));
+    assert_eq!(OpenError::ChannelTruncated { delivered: 7 }.to_peer(), "truncated");
 }
 
 /// Proves ERR-2: what is wrong with the bytes is told whatever the keys, and keys before tags.

@@ -1,6 +1,11 @@
-//! The seeds of the fuzzers, replayed without one: every input that a target starts from, or once failed on.
+//! The seeds of the fuzzers, replayed without one: every input that a target starts from, or once failed on; and the corpus that
+//! nights of fuzzing came to, minimised.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+};
 
 #[path = "../fuzz/src/lib.rs"]
 #[allow(dead_code, reason = "the whole of it is the fuzzers'")]
@@ -16,6 +21,24 @@ fn replay(name: &str, target: fn(&[u8])) {
     for seed in seeds {
         target(&fs::read(seed).unwrap());
     }
+    let inputs = minimised(name);
+    assert!(inputs.len() >= 20, "{name}: {}", inputs.len());
+    inputs.iter().for_each(|input| target(input));
+}
+
+/// The files of `fuzz/minimised/NAME.tar.gz`, as `fuzz/nightly` packs them: headers of 512 bytes with the size in octal digits at
+/// byte 124, and contents filled up to 512.
+fn minimised(name: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/minimised").join(name).with_extension("tar.gz");
+    let mut tar = Vec::new();
+    flate2::read::GzDecoder::new(File::open(path).unwrap()).read_to_end(&mut tar).unwrap();
+    let (mut rest, mut files) = (&tar[..], Vec::new());
+    while let Some((header, after)) = rest.split_first_chunk::<512>().filter(|(header, _)| header[0] != 0) {
+        let size = usize::from_str_radix(std::str::from_utf8(&header[124..135]).unwrap(), 8).unwrap();
+        files.push(after[..size].to_vec());
+        rest = &after[size.next_multiple_of(512)..];
+    }
+    files
 }
 
 #[test]
@@ -43,5 +66,13 @@ fn the_slow_reader_reads_the_vectors() {
     assert!(count > 200);
     for index in 0..count as u16 {
         targets::reference(&index.to_be_bytes());
+    }
+}
+
+/// The inspector shows every vector to its last byte or to its first fault, whole suites that nobody here knows included.
+#[test]
+fn the_inspector_reads_the_vectors() {
+    for vector in fuzz::vectors() {
+        targets::inspect(&[&[0, 0], &vector.bytes[..]].concat());
     }
 }

@@ -158,6 +158,36 @@ fn we_open_slots_of_the_hpke_crate() {
     assert_eq!((&opened.payload[..], &opened.context[..]), (&b"from a peer"[..], &b"ctx"[..]));
 }
 
+/// An HPKE context is the peer's at every sequence number, also where the number takes a second byte, in both directions.
+#[test]
+fn contexts_agree_at_every_sequence_number() {
+    let secret = <X25519HkdfSha256 as hpke::Kem>::PrivateKey::from_bytes(&[7; 32]).unwrap();
+    let public = *Cmk::from_x25519(&[7; 32]).recipient().public_key();
+    let (enc, mut peer_seals) = hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeS::Base,
+        &<X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(&public).unwrap(),
+        b"info",
+        &mut Fixed(3),
+    )
+    .unwrap();
+    let we_open = testing::Hpke::receiver(SUITE, &[7; 32], &array(&enc.to_bytes()), b"info").unwrap();
+    let (enc, we_seal) = testing::Hpke::sender(SUITE, &[8; 32], &public, b"info").unwrap();
+    let mut peer_opens = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &secret,
+        &<X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&enc).unwrap(),
+        b"info",
+    )
+    .unwrap();
+    for seq in 0..300u64 {
+        let (text, aad) = (vec![9; seq as usize], seq.to_be_bytes());
+        let sealed = peer_seals.seal(&text, &aad).unwrap();
+        assert_eq!(we_open.open(seq, &aad, &sealed).as_deref(), Some(&text[..]), "{seq}");
+        assert_eq!(we_open.open(seq + 1, &aad, &sealed), None, "{seq}");
+        assert_eq!(peer_opens.open(&we_seal.seal(seq, &aad, &text).unwrap(), &aad).unwrap(), text, "{seq}");
+    }
+}
+
 /// A key that is held elsewhere does its one Diffie-Hellman there, and opens what any CMK opens.
 #[test]
 fn a_key_held_elsewhere() {

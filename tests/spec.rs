@@ -1,4 +1,7 @@
 //! The spec and the code name each other: every requirement stands in spec/, beside its check in src/, and in a test.
+//!
+//! Ids stay when words change, so the words are frozen too: `SEALWIRE_WRITE_REQUIREMENTS=1 cargo test --test spec` writes
+//! `tests/requirements.txt`, after what was reworded has been compared with its check and its test.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,6 +108,93 @@ fn every_requirement_is_kept_and_proved() {
     assert_eq!(code.difference(&spec).collect::<Vec<_>>(), [""; 0], "in src/, and not in the spec");
     assert_eq!(spec.difference(&tests).collect::<Vec<_>>(), [""; 0], "in the spec, and proved by no test");
     assert_eq!(tests.difference(&spec).collect::<Vec<_>>(), [""; 0], "named by a test, and not in the spec");
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What makes a line of a paragraph, or of a fenced block, a formula and not prose or an example in hex.
+fn is_formula(text: &str) -> bool {
+    text.contains(['‖', '⌈', '×'])
+}
+
+/// The formulas of a page, named by the section in which they stand and their place in it: fenced blocks, paragraphs and table
+/// rows with a formula in them.
+fn formulas(page: &str) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(root().join("spec").join(page)).unwrap();
+    let (mut found, mut section, mut count) = (BTreeMap::new(), String::new(), 0);
+    let mut keep = |section: &str, count: &mut u32, text: String| {
+        *count += 1;
+        found.insert(one_line(&format!("{page} {section} formula {count}")), text);
+    };
+    for (i, part) in text.split("\n```").enumerate() {
+        if i % 2 == 1 {
+            if is_formula(part) || part.contains(" = ") {
+                let lines: Vec<_> = part.lines().map(one_line).filter(|line| !line.is_empty()).collect();
+                keep(&section, &mut count, lines.join("\n"));
+            }
+            continue;
+        }
+        for item in items(part) {
+            if let Some(heading) = item.strip_prefix("##") {
+                let heading = heading.trim_start_matches('#').trim();
+                section = heading.split([' ']).next().unwrap_or_default().trim_end_matches('.').to_owned();
+                count = 0;
+            } else if !item.starts_with("- [") && is_formula(&item) {
+                keep(&section, &mut count, one_line(&item));
+            }
+        }
+    }
+    found
+}
+
+/// Everything whose words are frozen: each requirement, and each formula.
+fn wording() -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> = requirements().into_iter().map(|(id, text)| (id, one_line(&text))).collect();
+    all.extend(formulas("format.md"));
+    all.extend(formulas("transfer.md"));
+    all
+}
+
+/// The files in which an id stands: in brackets beside its check, or after what a test proves.
+fn places(id: &str) -> String {
+    let all = files("src", "rs").into_iter().chain(files("tests", "rs"));
+    let named = all.filter(|(path, text)| !path.ends_with("tests/spec.rs") && ids(text).contains(id));
+    let mut names: Vec<_> = named.map(|(path, _)| path.strip_prefix(root()).unwrap().display().to_string()).collect();
+    names.sort();
+    names.join(", ")
+}
+
+/// A requirement that is reworded keeps its id, and its check and its test may then be those of the old words.
+#[test]
+fn no_requirement_is_reworded_unseen() {
+    let path = root().join("tests/requirements.txt");
+    let now = wording();
+    assert!(now.keys().filter(|name| name.contains("formula")).count() > 8);
+    if std::env::var_os("SEALWIRE_WRITE_REQUIREMENTS").is_some() {
+        let entries: Vec<_> = now.iter().map(|(name, text)| format!("{name}\n{text}\n")).collect();
+        fs::write(&path, entries.join("\n")).unwrap();
+        return;
+    }
+    let file = fs::read_to_string(&path).unwrap();
+    let frozen: BTreeMap<&str, &str> = file.split("\n\n").map(|entry| entry.trim_end().split_once('\n').unwrap()).collect();
+    let names: BTreeSet<&str> = frozen.keys().copied().chain(now.keys().map(String::as_str)).collect();
+    let changed = names.into_iter().filter(|name| frozen.get(name).copied() != now.get(*name).map(String::as_str));
+    let report: Vec<String> = changed
+        .map(|name| {
+            let was = frozen.get(name).copied().unwrap_or("(not there)");
+            let is = now.get(name).map_or("(not there)", String::as_str);
+            let places = if name.contains("formula") { "whatever computes it, and spec/vectors".into() } else { places(name) };
+            format!("{name} was reworded.\n  was: {was}\n  is:  {is}\n  look again at: {places}")
+        })
+        .collect();
+    assert!(
+        report.is_empty(),
+        "{}\nCompare the check in src/ and the test with the new words; then SEALWIRE_WRITE_REQUIREMENTS=1 writes {} anew.",
+        report.join("\n"),
+        path.strip_prefix(root()).unwrap().display(),
+    );
 }
 
 #[test]

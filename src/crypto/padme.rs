@@ -50,4 +50,21 @@ mod tests {
         }
         assert_eq!(padme(u64::MAX), None);
     }
+
+    /// Around every power of two, and at the end: the formula in numbers that cannot overflow, or nothing.
+    #[test]
+    fn lengths_at_their_limits() {
+        let formula = |n: u64| {
+            let e = n.ilog2();
+            let z = e.saturating_sub(e.checked_ilog2().map_or(0, |log| log + 1));
+            u64::try_from(u128::from(n).next_multiple_of(1 << z)).ok()
+        };
+        for n in (1..64).flat_map(|e| [(1 << e) - 1, 1 << e, (1 << e) + 1, (1 << e) + (1 << (e - 1)) + 1]) {
+            assert_eq!(padme(n), formula(n), "{n}");
+        }
+        // The longest that can be padded, and what is longer.
+        let longest = u64::MAX - ((1 << 57) - 1);
+        assert_eq!((padme(longest), padme(longest + 1)), (Some(longest), None));
+        assert_eq!((formula(longest), formula(longest + 1)), (Some(longest), None));
+    }
 }

@@ -136,3 +136,34 @@ pub(crate) fn build_aad(aad: &mut Vec<u8>, head: &MessageHead<'_>, chain: Option
     }
     aad.extend(binding);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cmk, Limits, Reuse, Sealer};
+
+    /// What counts the messages and bytes under a DEK stands still at its end, and a DEK that has come there is spent; seq goes to
+    /// its last number and no further. Proves KEY-4, USE-1.
+    #[test]
+    fn counters_end_and_do_not_begin_again() {
+        let all = Reuse { messages: u64::MAX, bytes: u64::MAX, age: std::time::Duration::MAX };
+        let to = Cmk::from_x25519(&[1; 32]).recipient().clone();
+        let mut sealer = Sealer::builder().to(to).reuse(all).build().unwrap();
+        let mut epoch = sealer.fresh_epoch(u64::MAX).unwrap();
+        assert!(!sealer.is_spent(&epoch, usize::MAX), "what has sealed nothing is not spent");
+        (epoch.messages, epoch.bytes) = (u64::MAX - 1, u64::MAX - 3);
+        assert!(!sealer.is_spent(&epoch, 3));
+        let message = Message { lead: Lead::Envelope, flags: Flags::default(), context: b"", chain: None, binding: b"" };
+        let plaintext = Plaintext::new(b"four", false, &Limits::default()).unwrap();
+        let (mut aad, mut out) = (Vec::new(), BytesMut::new());
+        epoch.seal(&message, plaintext, 16, &mut aad, &mut out).unwrap();
+        assert_eq!((epoch.messages, epoch.bytes, epoch.next_seq), (u64::MAX, u64::MAX, None));
+        assert!(sealer.is_spent(&epoch, 0));
+        // No seq is reason enough, whatever the counters say.
+        (epoch.messages, epoch.bytes) = (1, 0);
+        assert!(sealer.is_spent(&epoch, 0));
+        let sealed = out.len();
+        assert_eq!(epoch.seal(&message, plaintext, 16, &mut aad, &mut out), Err(SealError::SequenceExhausted));
+        assert_eq!(out.len(), sealed);
+    }
+}

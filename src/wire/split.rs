@@ -40,12 +40,6 @@ impl Splitter {
         Self { limits, segment_log2: None, stage: Stage::Start }
     }
 
-    /// Whether it stands between two messages.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        matches!(self.stage, Stage::Start)
-    }
-
     /// Tells the length of the message that `input` starts with, or `None` while it is not all there. `input` begins
     /// with the same bytes until then; afterwards behind them.
     ///
