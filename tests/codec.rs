@@ -6,7 +6,7 @@ use kit::TestRng;
 use sealwire::{
     ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, ParseError, Policy, Reuse, Role, SealError, Sealer,
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec, Outgoing, SealingCodec},
-    wire::{Limits, MessageHead, Opening, Splitter},
+    wire::{Limits, MessageHead, Opening},
 };
 use tokio::io;
 use tokio_util::codec::{Decoder, Encoder};
@@ -252,16 +252,6 @@ fn a_router_needs_no_key_and_no_suite() {
     let mut out = BytesMut::new();
     raw.into_iter().for_each(|message| EnvelopeCodec::default().encode(message, &mut out).unwrap());
     assert_eq!(out, envelope.repeat(2));
-}
-
-/// Between two messages a splitter is idle, and inside one it is not.
-#[test]
-fn a_splitter_knows_where_it_stands() {
-    let envelope = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();
-    let mut splitter = Splitter::new(Limits::default());
-    assert!(splitter.is_idle());
-    assert_eq!((splitter.next(&envelope[..8]), splitter.is_idle()), (Ok(None), false));
-    assert_eq!((splitter.next(&envelope), splitter.is_idle()), (Ok(Some(envelope.len())), true));
 }
 
 /// Proves LIM-3: a router has limits too, and meets them when the prefix comes.

@@ -140,7 +140,7 @@ pub(crate) fn build_aad(aad: &mut Vec<u8>, head: &MessageHead<'_>, chain: Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Cmk, Limits, Reuse, Sealer};
+    use crate::{Cmk, Limits, Reuse, Sealer, crypto::proof::Covers};
 
     /// What counts the messages and bytes under a DEK stands still at its end, and a DEK that has come there is spent; seq goes to
     /// its last number and no further. Proves KEY-4, USE-1.
@@ -149,8 +149,7 @@ mod tests {
         let all = Reuse { messages: u64::MAX, bytes: u64::MAX, age: std::time::Duration::MAX };
         let to = Cmk::from_x25519(&[1; 32]).recipient().clone();
         let mut sealer = Sealer::builder().to(to).reuse(all).build().unwrap();
-        let mut epoch = sealer.fresh_epoch(u64::MAX).unwrap();
-        assert!(!sealer.is_spent(&epoch, usize::MAX), "what has sealed nothing is not spent");
+        let mut epoch = sealer.fresh_epoch(u64::MAX, Covers::Dek).unwrap();
         (epoch.messages, epoch.bytes) = (u64::MAX - 1, u64::MAX - 3);
         assert!(!sealer.is_spent(&epoch, 3));
         let message = Message { lead: Lead::Envelope, flags: Flags::default(), context: b"", chain: None, binding: b"" };
