@@ -613,6 +613,31 @@ fn the_worked_example() {
     assert_eq!(kit::wrap(&fixed("ephemeral secret"), &public, &fixed("DEK")), value("wrapped_dek"));
     assert_eq!(envelope[121..153], value("header_mac"));
     assert_eq!(envelope[153..153 + 22], value("AAD of segment 0"));
+    // The signed one, by the kit's writer and by ours.
+    let seed = fixed("sender's secret key");
+    assert_eq!(kit::verifying_key(&seed)[..], value("verifying_key"));
+    let forge = Forge {
+        dek: fixed("DEK"),
+        salt: value("salt").try_into().unwrap(),
+        created_at: 1_767_225_600,
+        enc: Some(kit::public(&fixed("ephemeral secret"))),
+        options: 0x15,
+        ..Forge::to(&[])
+    };
+    let slot = [value("hint"), value("wrapped_dek")].concat();
+    let forge = Forge { slots: vec![slot], ..forge };
+    let covered = forge.message_hash(0, &value("context"), &value("payload"), b"");
+    assert_eq!((covered.to_vec(), forge.recipients_hash().to_vec()), (value("message"), value("original")));
+    assert_eq!(forge.statement(&fixed("original"), &covered), value("signed"));
+    let signed = forge.signed(&seed, &covered);
+    assert_eq!(signed.proof, value("sender_proof"));
+    assert_eq!(signed.envelope(0, 0, &value("context"), &value("payload")), value("signed envelope"));
+    let mut stream = [value("DEK"), value("salt"), value("ephemeral secret")].concat().into_iter();
+    let clock = Arc::new(AtomicU64::new(1_767_225_600));
+    let builder = Sealer::builder().to(Cmk::from_x25519(&secret).recipient().clone()).testing_clock(clock);
+    let builder = builder.sign_messages_with(sealwire::SenderKey::from_ed25519(&seed));
+    let mut sealer = builder.testing_entropy(move |out| out.fill_with(|| stream.next().unwrap())).build().unwrap();
+    assert_eq!(sealer.seal(&value("context"), &value("payload")).unwrap(), value("signed envelope"));
 }
 
 /// Proves WRAP-5: every block, and every slot with an enc of its own, has a new ephemeral key.
