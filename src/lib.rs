@@ -23,6 +23,7 @@
 //! open      envelope -> payload          untrusted until header_mac holds; no I/O
 //! rewrap    DEK block -> DEK block    other recipients, without the data; no I/O
 //! channel   messages <-> one direction of a connection, in order and complete; no I/O
+//! stream    payloads larger than memory  std's Read, Write, Seek; one segment is held
 //! codec     the same for tokio-util      shells; no rule of the format lives here
 //! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
 //! cli       the program                  files, sockets, terminals; asks the library for all else
@@ -46,6 +47,7 @@ mod payload;
 mod platform;
 mod rewrap;
 pub mod seal;
+pub mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "cli")]

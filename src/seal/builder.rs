@@ -191,7 +191,12 @@ pub(crate) struct Unsigned {
 impl Unsigned {
     /// Signs the message, whose head, segments and binding these are, and completes its block.
     pub(super) fn sign(&self, schedule: &Schedule, block: &mut [u8], message: [&[u8]; 2]) -> Result<(), SealError> {
-        sign(&self.signer, &self.statement, schedule, block, Covers::Message(&backend::sha256(&message)))
+        self.sign_hash(schedule, block, &backend::sha256(&message))
+    }
+
+    /// The same by the hash of head, segments and binding.
+    pub(crate) fn sign_hash(&self, schedule: &Schedule, block: &mut [u8], message: &[u8; 32]) -> Result<(), SealError> {
+        sign(&self.signer, &self.statement, schedule, block, Covers::Message(message))
     }
 }
 

@@ -21,6 +21,9 @@ pub enum SealError {
     /// Messages that are signed one by one, on a channel.
     #[error("a channel is signed by its DEKs (sign_with), not message by message")]
     ChannelOfSignedMessages,
+    /// A message that is signed as a whole, to an output that cannot go back to its front.
+    #[error("the proof of a signed message stands at its front and is made last; the output must be one that can seek")]
+    SignatureNeedsSeek,
     /// A segment size outside 2^12 to 2^24.
     #[error("the segment size 2^{0} is not from 2^12 to 2^24")]
     SegmentSize(u8),

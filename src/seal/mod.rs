@@ -14,10 +14,11 @@ use crate::{
     keys::{Dek, Recipient},
     payload::{Plaintext, ZeroizeAll},
     platform::{Clock, Entropy, Process},
-    wire::{Flags, HintMode, Limits, Suite, check_context, len64},
+    wire::{Flags, HintMode, Limits, MessageHead, Suite, check_context, len64},
 };
 use builder::Block;
 pub use builder::SealerBuilder;
+pub(crate) use builder::Unsigned;
 pub(crate) use epoch::{Epoch, Lead, Message, build_aad};
 pub use error::SealError;
 
@@ -182,6 +183,23 @@ impl Sealer {
             || self.settings.clock.since(epoch.since) >= age
     }
 
+    /// Begins a message whose length nobody knows yet, under a DEK of its own.
+    pub(crate) fn begin_stream(&mut self, context: &[u8]) -> Result<Begun, SealError> {
+        self.check_process()?;
+        // [LIM-4]
+        check_context(context, &self.settings.limits)?;
+        let Epoch { block, unsigned, schedule, .. } = self.fresh_epoch(0, Covers::Dek)?;
+        let SealerBuilder { pad, segment_log2, binding, .. } = &self.settings;
+        // [KEY-3] The DEK is not used for anything else, so its first number is used up.
+        let flags = Flags { padded: *pad, ..Flags::default() };
+        let head = MessageHead { seq: 0, segment_log2: *segment_log2, flags, context };
+        let (mut aad, mut bytes) = (Vec::new(), Vec::with_capacity(head.encoded_len()));
+        build_aad(&mut aad, &head, None, binding);
+        head.encode(&mut bytes);
+        let (pad, segment_log2, binding) = (*pad, *segment_log2, binding.clone());
+        Ok(Begun { block, head: bytes, schedule, seq: 0, aad, unsigned, binding, pad, segment_log2 })
+    }
+
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
     pub(crate) fn fresh_epoch(&mut self, first_seq: u64, covers: Covers<'_>) -> Result<Epoch, SealError> {
         let settings = &mut self.settings;
@@ -196,6 +214,20 @@ impl Sealer {
         let since = settings.clock.now();
         Ok(Epoch { block, unsigned, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
     }
+}
+
+/// What a message begins with, and what its segments need.
+pub(crate) struct Begun {
+    pub(crate) block: Vec<u8>,
+    pub(crate) head: Vec<u8>,
+    pub(crate) schedule: Schedule,
+    pub(crate) seq: u64,
+    /// Of segment 0.
+    pub(crate) aad: Vec<u8>,
+    pub(crate) unsigned: Option<Unsigned>,
+    pub(crate) binding: Vec<u8>,
+    pub(crate) pad: bool,
+    pub(crate) segment_log2: u8,
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub struct Limits {
     pub context: u64,
     /// Bytes of plaintext of a one-shot message, after batching and padding.
     pub message: u64,
+    /// Bytes of plaintext of a segment, for readers that release segments as they come.
+    pub segment: u64,
     /// KEM decapsulations and KMS calls spent on one block.
     pub trials: u64,
     /// Entries of a batch.
@@ -34,6 +36,7 @@ impl Default for Limits {
             externals: 4,
             context: 8 * 1024,
             message: 16 * 1024 * 1024,
+            segment: 1024 * 1024,
             trials: 64,
             batch_entries: 65_536,
         }

@@ -1,0 +1,335 @@
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use zeroize::Zeroize;
+
+use super::{
+    StreamError,
+    range::Known,
+    unpad::{Given, Unpad},
+};
+use crate::{
+    crypto::{backend::Hash, proof::Covers, schedule::SegmentAt},
+    keys::Fingerprint,
+    open::{OpenError, Opener, Sender, Unlocked},
+    wire::{DekBlock, LimitExceeded, MessageHead, ParseError, Reader, SegmentPrefix, len64},
+};
+
+/// Opens a message as it is read: what it gives is authentic, segment by segment, and its end is told from a cut.
+///
+/// The first segment is opened when the reader is made, so that [`context`](Self::context) is authentic. After an error nothing
+/// more is given. Where the input can seek, so can the reader: any range of a payload is opened without the rest of it.
+///
+/// A proof that covers the message can only be checked at its end: until then [`sender`](Self::sender) says nothing. Where nothing
+/// may be released before, [`verified`](Self::verified) goes through the input once first.
+///
+/// ```
+/// use std::io::{Cursor, Read, Seek, SeekFrom};
+/// use sealwire::{Cmk, Keyring, Opener, Sealer, stream::OpenReader};
+/// let cmk = Cmk::generate()?;
+/// let mut sealer = Sealer::builder().to(cmk.recipient().clone()).segment_log2(12).build()?;
+/// let sealed = sealer.seal(b"", &[[1; 5000], [2; 5000]].concat())?;
+/// let mut reader = OpenReader::new(&Opener::new(Keyring::from(cmk)), Cursor::new(sealed))?;
+/// assert_eq!(reader.seek(SeekFrom::End(-3))?, 9997);
+/// let mut end = Vec::new();
+/// reader.read_to_end(&mut end)?;
+/// assert_eq!(end, [2, 2, 2]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct OpenReader<R> {
+    pub(super) input: R,
+    pub(super) message: Message,
+    /// Whether the input ends where the message does.
+    alone: bool,
+    /// Over head and segments, where a proof covers them and nothing is known of the end.
+    pub(super) hash: Option<Hash>,
+    /// Nothing where there is no padding, or where the payload's length is known.
+    unpad: Option<Unpad>,
+    /// The next segment to be read.
+    pub(super) index: u64,
+    /// Bytes of the input since the message head.
+    pub(super) consumed: u64,
+    /// Where the next byte to be given stands in the payload.
+    pub(super) position: u64,
+    pub(super) ready: Ready,
+    pub(super) known: Option<Known>,
+    state: State,
+    sender: Option<Sender>,
+}
+
+/// What is the same for all segments.
+pub(super) struct Message {
+    opener: Opener,
+    pub(super) unlocked: Arc<Unlocked>,
+    seq: u64,
+    pub(super) head: Vec<u8>,
+    context: Bytes,
+    pub(super) segment_log2: u8,
+    pub(super) padded: bool,
+}
+
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum State {
+    Reading,
+    /// The final segment is open.
+    Ended,
+    Failed,
+}
+
+/// What is open and not yet given: zeros, and then bytes.
+#[derive(Default)]
+pub(super) struct Ready {
+    pub(super) zeros: u64,
+    pub(super) bytes: Vec<u8>,
+    pub(super) at: usize,
+}
+
+impl Ready {
+    /// Moves as much as fits into `out`.
+    fn take(&mut self, out: &mut [u8]) -> usize {
+        let zeros = usize::try_from(self.zeros).unwrap_or(usize::MAX).min(out.len());
+        out[..zeros].fill(0);
+        self.zeros -= len64(zeros);
+        let bytes = self.bytes.get(self.at..).unwrap_or_default();
+        let n = bytes.len().min(out.len() - zeros);
+        out[zeros..zeros + n].copy_from_slice(&bytes[..n]);
+        self.at += n;
+        zeros + n
+    }
+
+    fn is_empty(&self) -> bool {
+        self.zeros == 0 && self.at >= self.bytes.len()
+    }
+}
+
+/// What was opened and not given is wiped.
+impl Drop for Ready {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+impl Message {
+    fn aad(&self) -> Vec<u8> {
+        [&self.head[..], &self.opener.policy().binding].concat()
+    }
+
+    /// Opens one segment where it is: ciphertext and tag in, plaintext out.
+    pub(super) fn open(&self, index: u64, last: bool, body: &mut Vec<u8>) -> Result<(), OpenError> {
+        let wrong = OpenError::Segment { index };
+        let aad = if index == 0 { self.aad() } else { Vec::new() };
+        let (text, tag) = body.split_last_chunk_mut::<16>().ok_or(wrong.clone())?;
+        let at = SegmentAt { seq: self.seq, index, last };
+        // [SEG-6]
+        self.unlocked.schedule.open_segment(at, &aad, text, tag).map_err(|_| wrong)?;
+        body.truncate(body.len() - 16);
+        Ok(())
+    }
+}
+
+impl<R: Read> OpenReader<R> {
+    /// Begins with a message that fills the input to its end.
+    ///
+    /// # Errors
+    /// [`OpenError`] for block, head, policy, keys and the first segment; the input's own errors.
+    pub fn new(opener: &Opener, input: R) -> Result<Self, StreamError> {
+        Self::begin(opener, input, true)
+    }
+
+    /// Begins with a message after which others may follow: what is behind its end is not read.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn one_of_many(opener: &Opener, input: R) -> Result<Self, StreamError> {
+        Self::begin(opener, input, false)
+    }
+
+    fn begin(opener: &Opener, mut input: R, alone: bool) -> Result<Self, StreamError> {
+        let limits = &opener.policy().limits;
+        let raw = read_block(&mut input, limits)?;
+        let (_, block) = DekBlock::parse(&raw, limits).map_err(OpenError::from)?;
+        let base = len64(raw.len());
+        let bytes = read_head(&mut input, base, limits)?;
+        let head = MessageHead::parse(&mut Reader::new(&bytes, base), limits).map_err(OpenError::from)?;
+        // [CHN-2]
+        if head.flags.channel {
+            let why = "a message of a channel opens only in its channel";
+            return Err(OpenError::from(ParseError::malformed("flags", base + 9, why)).into());
+        }
+        head.check_under(block.options, base).map_err(OpenError::from)?;
+        // [LIM-5]
+        LimitExceeded::check("segment", 1 << head.segment_log2, limits.segment).map_err(ParseError::from).map_err(OpenError::from)?;
+        opener.policy().check_context(head.context).map_err(OpenError::from)?;
+        let unlocked = opener.unlock(&raw, &block, Covers::Dek, None)?;
+        opener.check_room(&unlocked, head.seq)?;
+        let covered = !unlocked.is_reusable();
+        let sender = (!covered).then_some(unlocked.sender);
+        let hash = covered.then(|| {
+            let mut hash = Hash::new();
+            hash.update(&bytes);
+            hash
+        });
+        let context = Bytes::copy_from_slice(head.context);
+        let (seq, segment_log2, padded) = (head.seq, head.segment_log2, head.flags.padded);
+        let message = Message { opener: opener.clone(), unlocked, seq, head: bytes, context, segment_log2, padded };
+        let mut reader = Self {
+            input,
+            message,
+            alone,
+            hash,
+            unpad: padded.then(Unpad::default),
+            index: 0,
+            consumed: 0,
+            position: 0,
+            ready: Ready::default(),
+            known: None,
+            state: State::Reading,
+            sender,
+        };
+        reader.load()?;
+        reader.message.opener.check_not_seen(&reader.message.unlocked, seq)?;
+        Ok(reader)
+    }
+
+    /// The public bytes that came with the message, authentic.
+    #[must_use]
+    pub fn context(&self) -> &Bytes {
+        &self.message.context
+    }
+
+    /// Who has sent it; `None` until the end where a proof covers the message.
+    #[must_use]
+    pub fn sender(&self) -> Option<Sender> {
+        self.sender
+    }
+
+    /// When the DEK was made, in seconds since the Unix epoch, by the sender's clock.
+    #[must_use]
+    pub fn created_at(&self) -> u64 {
+        self.message.unlocked.created_at
+    }
+
+    /// The key that opened it.
+    #[must_use]
+    pub fn key(&self) -> Option<Fingerprint> {
+        self.message.unlocked.key
+    }
+
+    /// Says that the application has the message for good, as [`Opened::commit`](crate::Opened::commit). After the end.
+    ///
+    /// # Errors
+    /// [`OpenError::Failed`] before the end; [`OpenError::Duplicate`] where another copy came first.
+    pub fn commit(&self) -> Result<(), OpenError> {
+        if self.state != State::Ended {
+            return Err(OpenError::Failed);
+        }
+        self.message.opener.commit(&self.message.unlocked, self.message.seq)
+    }
+
+    /// Gives the input back.
+    #[must_use]
+    pub fn into_inner(self) -> R {
+        self.input
+    }
+
+    /// Fails for good: nothing that was opened is given any more.
+    pub(super) fn fail<T>(&mut self, error: impl Into<StreamError>) -> Result<T, StreamError> {
+        self.state = State::Failed;
+        self.ready = Ready::default();
+        Err(error.into())
+    }
+
+    pub(super) fn check_alive(&self) -> Result<(), StreamError> {
+        if self.state == State::Failed { Err(OpenError::Failed.into()) } else { Ok(()) }
+    }
+
+    /// Opens the next segment.
+    pub(super) fn load(&mut self) -> Result<(), StreamError> {
+        match self.try_load() {
+            Ok(()) => Ok(()),
+            // Such an interruption has read nothing.
+            Err(StreamError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => Err(error.into()),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn try_load(&mut self) -> Result<(), StreamError> {
+        let (prefix, raw) = self.read_prefix()?;
+        let mut body = std::mem::take(&mut self.ready.bytes);
+        body.zeroize();
+        body.clear();
+        self.read_body(prefix, &mut body)?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(&raw);
+            hash.update(&body);
+        }
+        if let Some(known) = &self.known {
+            known.check(self.index, raw, &body)?;
+        }
+        self.message.open(self.index, prefix.last, &mut body)?;
+        self.index += 1;
+        let given = match &mut self.unpad {
+            Some(unpad) => {
+                let given = unpad.push(&body);
+                body.zeroize();
+                given
+            }
+            None => Given { zeros: 0, bytes: body },
+        };
+        self.ready = Ready { zeros: given.zeros, bytes: given.bytes, at: 0 };
+        if prefix.last { self.end() } else { Ok(()) }
+    }
+
+    fn read_prefix(&mut self) -> Result<(SegmentPrefix, [u8; 4]), StreamError> {
+        let at = len64(self.message.unlocked.block_len) + len64(self.message.head.len()) + self.consumed;
+        let mut raw = Vec::with_capacity(4);
+        self.input.by_ref().take(4).read_to_end(&mut raw)?;
+        self.consumed += len64(raw.len());
+        let parsed = SegmentPrefix::parse(&mut Reader::new(&raw, at), self.index, self.message.segment_log2);
+        let prefix = parsed.map_err(OpenError::from)?;
+        Ok((prefix, prefix.encode()))
+    }
+
+    /// Memory follows what is there, never the length that the prefix says.
+    fn read_body(&mut self, prefix: SegmentPrefix, body: &mut Vec<u8>) -> Result<(), StreamError> {
+        let needed = len64(prefix.body_len());
+        let available = len64(self.input.by_ref().take(needed).read_to_end(body)?);
+        let offset = len64(self.message.unlocked.block_len) + len64(self.message.head.len()) + self.consumed;
+        self.consumed += available;
+        if available < needed {
+            return Err(OpenError::from(ParseError::Truncated { field: "segment", offset, needed, available }).into());
+        }
+        Ok(())
+    }
+
+    /// The final segment is open: what only the end can tell is asked before anything of it is given.
+    fn end(&mut self) -> Result<(), StreamError> {
+        // [SEG-8]
+        if self.alone && self.known.is_none() && self.input.by_ref().take(1).read_to_end(&mut Vec::new())? > 0 {
+            let offset = len64(self.message.unlocked.block_len) + len64(self.message.head.len()) + self.consumed;
+            return Err(OpenError::from(ParseError::TrailingBytes { offset }).into());
+        }
+        if let Some(hash) = self.hash.take() {
+            self.verify(hash)?;
+        }
+        if let Some(mut unpad) = self.unpad.take() {
+            let rest = unpad.end().map_err(OpenError::Content)?;
+            // Zeros that end the payload come after the bytes that are ready.
+            self.ready.bytes.drain(..self.ready.at);
+            self.ready.at = 0;
+            self.after_ready = rest.zeros;
+        }
+        self.state = State::Ended;
+        Ok(())
+    }
+
+    pub(super) fn verify(&mut self, mut hash: Hash) -> Result<(), StreamError> {
+        hash.update(&self.message.opener.policy().binding);
+        self.message.unlocked.verify_hash(&hash.finish())?;
+        self.sender = Some(self.message.unlocked.sender);
+        Ok(())
+    }
+}
