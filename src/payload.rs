@@ -1,4 +1,6 @@
 //! Payload <-> segments (spec 5 and 8), in one pass each way. Knows keys and bytes, no heads and no blocks.
+#![deny(clippy::cast_possible_truncation)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 use bytes::{BufMut, BytesMut};
 use zeroize::Zeroize;

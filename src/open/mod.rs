@@ -2,6 +2,7 @@
 //!
 //! What is parsed is untrusted ([`untrusted`]) until header_mac holds; only then does an `Unlocked` exist, and
 //! nothing else can open segments.
+#![deny(clippy::cast_possible_truncation)]
 
 mod cache;
 mod error;
