@@ -1,4 +1,6 @@
 //! Payload <-> segments (spec 5 and 8), in one pass each way. Knows keys and bytes, no heads and no blocks.
+#![deny(clippy::cast_possible_truncation)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 use bytes::{BufMut, BytesMut};
 use zeroize::Zeroize;
@@ -326,6 +328,8 @@ mod tests {
         assert!(Plaintext::new(&[0; 992], true, &limits).is_err());
         assert!(Plaintext::new(&[0; 984], true, &limits).is_ok());
         let body = [&4112u32.to_be_bytes()[..], &[0; 4112]].concat();
-        assert!(matches!(scan(&body, 0, 12, &limits), Err(ParseError::LimitExceeded(_))));
+        for arrived in [body.len(), 4] {
+            assert!(matches!(scan(&body[..arrived], 0, 12, &limits), Err(ParseError::LimitExceeded(_))));
+        }
     }
 }

@@ -149,10 +149,10 @@ fn key_files_of_the_wrong_kind_are_named_at_once() {
         assert!(started.elapsed().as_secs() < 2, "{name}");
         assert!(!ran.err.contains("SW-SECRET-CMK-1Q"));
     }
-    place.run(["seal", "-r", String::from_utf8_lossy(&before).lines().last().unwrap()], b"").failed(2, "this is a secret key");
+    place.run(["seal", "-r", String::from_utf8_lossy(&before).lines().last().unwrap()], b"").failed(2, "a secret key stands");
     let secret = String::from_utf8_lossy(&before).lines().last().unwrap().to_owned();
     for args in [&["recipient", &secret][..], &["open", "-k", &secret], &["seal", "-R", &secret]] {
-        let ran = place.run(args, b"").failed(2, "a secret key was given where the name of a");
+        let ran = place.run(args, b"").failed(2, "a secret key stands among the arguments");
         assert!(!ran.err.contains("SW-SECRET-CMK-1Q"));
     }
     place.run(["keygen", "-o", "-"], b"").failed(2, "never to standard output");
@@ -374,4 +374,83 @@ fn the_demo_shows_what_it_says() {
     let overheads: Vec<_> =
         report["messages_of_64_bytes"].as_array().unwrap().iter().map(|m| m["bytes_over_payload"].as_u64().unwrap()).collect();
     assert_eq!(overheads, [185, 185, 24]);
+}
+
+/// What looks like a key is a key, whatever files lie about: a peer can name the files that he sends.
+#[test]
+fn a_file_that_is_named_like_a_key_is_not_asked() {
+    let place = Place::new();
+    let sender = with_sender(&place);
+    let (bob, dave) = (place.keygen("bob.key"), place.keygen("dave.key"));
+    let mallory = place.run(["keygen", "--sender", "-o", "mallory.key"], b"").line();
+    place.write(&sender, mallory.as_bytes());
+    place.write(&bob, dave.as_bytes());
+    let forged = seal(&place, &["--sign-with", "mallory.key"], b"pay mallory");
+    open(&place, &["--from", &sender], &forged).failed(4, "not allowed here");
+    place.write("sealed", &seal(&place, &[], b"for bob"));
+    place.run(["rewrap", "-k", "alice.key", "--add", &bob, "sealed"], b"").silent();
+    place.run(["open", "-k", "dave.key", "sealed"], b"").failed(3, "no matching key");
+    assert_eq!(place.run(["open", "-k", "bob.key", "sealed"], b"").silent().out, b"for bob");
+}
+
+/// A secret key among the arguments is refused wherever it stands, and never printed.
+#[test]
+fn secrets_among_the_arguments_are_not_printed() {
+    let place = Place::new();
+    let file = String::from_utf8(place.read("alice.key")).unwrap();
+    let secret = file.lines().last().unwrap();
+    for args in [
+        vec!["open", "-k", "alice.key", "--from", &format!("key={secret}")],
+        vec!["rewrap", "-k", "alice.key", "--add", &format!("'{secret}'"), "x"],
+        vec!["recipient", "alice.key", secret],
+        vec!["open", "--accept", &secret.to_lowercase()],
+        vec!["keygen", "-o", secret],
+        vec![secret],
+    ] {
+        let ran = place.run(&args, b"").failed(2, "stands among the arguments");
+        assert!(ran.out.is_empty() && !ran.err.to_uppercase().contains("SW-SECRET-"), "{args:?}");
+    }
+    assert_eq!(place.names("."), ["alice.key"]);
+}
+
+/// A rewrap in place replaces the very file that it read, and every other file of the same run whatever becomes of one.
+#[test]
+fn a_rewrap_replaces_what_it_read_and_nothing_else() {
+    let place = Place::new();
+    let bob = place.keygen("bob.key");
+    let sealed = seal(&place, &["-r", &bob], b"x");
+    let remove = ["rewrap", "-k", "alice.key", "--remove", &bob];
+    let opens = |name: &str| place.run(["open", "--check", "-k", "bob.key", name], b"").code == 0;
+    // What cannot be replaced is not written over while it is read.
+    let fifo = place.path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    place.run(remove.iter().chain(&["fifo"]), b"").failed(2, "no regular file");
+    place.run(remove.iter().chain(&["/dev/stdin"]), &sealed).failed(2, "no regular file");
+    // One that cannot be renamed over: the others are done all the same, and it is named.
+    fs::create_dir_all(place.path("many/stuck")).unwrap();
+    (0..4).for_each(|i| drop(place.write(&format!("many/{i}"), &sealed)));
+    let names = ["many/0", "many/stuck", "many/1", "many/2", "many/3"];
+    place.run(remove.iter().chain(&names), b"").failed(2, "many/stuck: it is no regular file");
+    assert!((0..4).all(|i| !opens(&format!("many/{i}"))));
+    // The same file given twice is read once: the second reading is of a file that has been replaced, or will not be.
+    place.write("twice", &sealed);
+    let twice = place.run(remove.iter().chain(&["twice", "twice"]), b"");
+    assert!(twice.code != 0 && twice.err.contains("twice: "), "{}", twice.err);
+    assert!(!opens("twice"));
+}
+
+/// What replaces a file has its group and mode, or is its owner's alone.
+#[test]
+fn what_replaces_a_file_is_read_by_no_more_people() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let place = Place::new();
+    place.write("sealed", &seal(&place, &[], b"x"));
+    place.write("out", b"old");
+    fs::set_permissions(place.path("out"), fs::Permissions::from_mode(0o640)).unwrap();
+    // Only root can give a file to a group that it is not in; others see that the mode stays.
+    let foreign = chown(place.path("out"), None, Some(12345)).is_ok();
+    place.run(["open", "-k", "alice.key", "--force", "-o", "out", "sealed"], b"").silent();
+    let meta = fs::metadata(place.path("out")).unwrap();
+    assert_eq!((mode(&place.path("out")), place.read("out")), (0o640, b"x".to_vec()));
+    assert!(!foreign || meta.gid() == 12345);
 }

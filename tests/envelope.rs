@@ -79,6 +79,7 @@ fn the_kit_agrees() {
     let sealer = Sealer::builder().to_all(recipients(2)).testing_clock(clock);
     let mut sealer = sealer.testing_entropy(move |out| out.fill_with(|| stream.next().unwrap())).build().unwrap();
     assert_eq!(sealer.seal(b"c", b"payload").unwrap(), forge.envelope(0, 0, b"c", b"payload"));
+    assert_eq!(opener(2).open(&forge.envelope(0, 0, b"c", b"payload")).unwrap().created_at, forge.created_at);
     assert_eq!(sealer.seal(b"", &[7; 100_000]).unwrap(), forge.envelope(1, 0, b"", &[7; 100_000]));
 }
 
@@ -568,6 +569,7 @@ fn the_order_of_judging() {
     let other = Forge { suite: 2, ..Forge::to(&[key(1)]) }.envelope(0, 0, b"", b"x");
     let refused = Opener::builder(Keyring::from(cmk(1))).policy(policy).build().open(&other);
     assert!(matches!(refused, Err(OpenError::Parse(ParseError::Unsupported { field: "suite", .. }))));
+    assert!(matches!(says(1, &other[..other.len() - 1]), OpenError::Parse(ParseError::Truncated { .. })));
 }
 
 /// spec/example.md, whose values the second implementation computed: ours and the kit's are the same.

@@ -12,8 +12,8 @@ use std::{
 use bytes::BytesMut;
 use kit::{Forge, batch};
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, Policy, PolicyError, ReplayWindow, Rewrap, Role, Sealer,
-    SenderKey, Senders, rewrap,
+    Begun, ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, Policy, PolicyError, ReplayWindow, Rewrap, Role,
+    Sealer, SenderKey, Senders, Standing, rewrap,
 };
 
 mod kit;
@@ -127,6 +127,100 @@ fn a_full_window_refuses_and_forgets_nothing_early() {
     assert!(matches!(ageless.open(&messages[3]), Err(OpenError::Policy(PolicyError::WindowWithoutAge))));
 }
 
+/// An opener of the window of another, under another age; both by one clock.
+fn with_window(window: &ReplayWindow, age: u64, clock: &Arc<AtomicU64>) -> Opener {
+    let policy = Policy {
+        max_age: Some(Duration::from_secs(age)),
+        clock_tolerance: Duration::ZERO,
+        replay: Some(window.clone()),
+        ..Policy::default()
+    };
+    Opener::builder(Keyring::from(cmk())).policy(policy).testing_clock(clock.clone()).build()
+}
+
+/// Proves RPL-1: what the window has let go does not come again, however slowly it comes, whatever the clock does, and
+/// whoever else uses the window.
+#[test]
+fn what_is_forgotten_is_refused() {
+    let (window, clock) = (ReplayWindow::new(10), Arc::new(AtomicU64::new(NOW)));
+    let opener = with_window(&window, 60, &clock);
+    let envelope = forge(1).envelope(0, 0, b"", b"pay 5");
+    let held: Vec<_> = (0..2)
+        .map(|_| match opener.begin(&envelope).unwrap() {
+            Begun::Ready(ready) => ready,
+            Begun::NeedsDek(_) => panic!("the key is there"),
+        })
+        .collect();
+    opener.open(&envelope).unwrap().commit();
+    let older = |result| matches!(result, Err(OpenError::Policy(PolicyError::OlderThanTheWindow)));
+    clock.store(NOW + 61, Ordering::SeqCst);
+    for ready in held {
+        assert!(older(ready.open()), "held until its age ran out");
+    }
+    // A fresh message makes the window forget, and the clock goes back.
+    let young = Forge { created_at: NOW + 3600, ..forge(2) }.envelope(0, 0, b"", b"x");
+    clock.store(NOW + 3600, Ordering::SeqCst);
+    opener.open(&young).unwrap().commit();
+    clock.store(NOW, Ordering::SeqCst);
+    assert!(older(opener.open(&envelope)));
+    assert!(opener.open(&Forge { created_at: NOW + 1, ..forge(3) }.envelope(0, 0, b"", b"x")).is_err(), "from the future");
+    clock.store(NOW + 1, Ordering::SeqCst);
+    assert!(
+        opener.open(&Forge { created_at: NOW + 1, ..forge(3) }.envelope(0, 0, b"", b"x")).is_ok(),
+        "but what is newer is new"
+    );
+
+    // A window that two policies share keeps names for the longer of their ages.
+    let (window, clock) = (ReplayWindow::new(10), Arc::new(AtomicU64::new(NOW)));
+    let (short, long) = (with_window(&window, 1, &clock), with_window(&window, 3600, &clock));
+    short.open(&envelope).unwrap().commit();
+    assert!(matches!(long.open(&envelope), Err(OpenError::Duplicate)));
+    clock.store(NOW + 10, Ordering::SeqCst);
+    assert!(matches!(long.open(&envelope), Err(OpenError::Duplicate)));
+    clock.store(NOW + 3601, Ordering::SeqCst);
+    assert!(matches!(long.open(&envelope), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+}
+
+/// A slow connection whose age runs out on the way delivers nothing. Proves RPL-1, USE-3.
+#[test]
+fn a_slow_connection_is_no_way_around_the_window() {
+    let (window, clock) = (ReplayWindow::new(10), Arc::new(AtomicU64::new(NOW)));
+    let opener = with_window(&window, 60, &clock);
+    let recorded = forge(1).envelope_bound(0, 8, b"", b"pay 5", b"", b"");
+    let play = |until: usize| {
+        let mut channel = ChannelOpener::new(opener.clone(), Role::Acceptor, b"");
+        let mut input = BytesMut::from(&recorded[..until]);
+        (channel.next(&mut input).map(|opened| opened.map(|opened| opened.commit())), channel, input)
+    };
+    let (got, mut first, _) = play(recorded.len());
+    assert!(matches!(got, Ok(Some(()))));
+    let slow: Vec<_> = (0..2).map(|_| play(recorded.len() - 1)).collect();
+    clock.store(NOW + 61, Ordering::SeqCst);
+    for (got, mut channel, mut input) in slow {
+        assert!(matches!(got, Ok(None)));
+        input.extend_from_slice(&recorded[recorded.len() - 1..]);
+        assert!(matches!(channel.next(&mut input), Err(OpenError::Policy(PolicyError::OlderThanTheWindow))));
+    }
+    // Nor do follow-ups come under a DEK that is too old.
+    let mut input = BytesMut::from(&forge(1).follow_up(1, 8, b"", b"pay 6", b"")[..]);
+    assert!(matches!(first.next(&mut input), Err(OpenError::Policy(PolicyError::TooOld { age: 61, maximum: 60 }))));
+}
+
+/// A name that was let go and came again is not the one that an old handler drops.
+#[test]
+fn an_old_handler_drops_its_own_name_alone() {
+    let (window, clock) = (ReplayWindow::new(10), Arc::new(AtomicU64::new(NOW)));
+    let opener = with_window(&window, 60, &clock);
+    let envelope = forge(1).envelope(0, 0, b"", b"x");
+    let opened = opener.open(&envelope).unwrap();
+    let last = opened.clone();
+    drop(opened);
+    last.commit();
+    drop(last);
+    assert!(matches!(opener.open(&envelope), Err(OpenError::Duplicate)));
+    assert!(format!("{window:?}").contains("names: 1"));
+}
+
 /// Proves RPL-4.
 #[test]
 fn one_sender_cannot_fill_another_s_window() {
@@ -141,6 +235,21 @@ fn one_sender_cannot_fill_another_s_window() {
         assert!(matches!(opener.open(&by(&[9; 32], stranger)), Err(OpenError::Policy(PolicyError::Sender(_)))));
     }
     assert!(matches!(opener.open(&by(&alice, 10)), Err(OpenError::Duplicate)));
+}
+
+/// What others made of a sender's DEKs does not crowd out what is known to be his. Proves RPL-4.
+#[test]
+fn origins_do_not_fill_the_window_of_the_verified() {
+    let alice = SenderKey::from_ed25519(&[0xa1; 32]);
+    let listed = Senders::new([*alice.verifying_key()]).also(Standing::Origin);
+    let (opener, _) = opener(2, Some(listed));
+    let with = Keyring::from(cmk());
+    for salt in 0..2 {
+        let theirs = forge(salt).signed(&[0xa1; 32], b"").envelope(0, 0, b"", b"x");
+        let change = Rewrap::new().replace_all().to(cmk().recipient().clone()).weaken_proof();
+        opener.open(&rewrap(&theirs, &with, &change).unwrap()).unwrap().commit();
+    }
+    assert!(opener.open(&forge(9).signed(&[0xa1; 32], b"").envelope(0, 0, b"", b"x")).is_ok());
 }
 
 /// What an insider makes of a signed letter (the proof taken off, or his own in its place) is another message: it cannot make the

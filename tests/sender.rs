@@ -161,6 +161,18 @@ fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
     assert_eq!(supplied(Dek::import(&forge.dek).mine_alone()), Standing::Verified);
 }
 
+/// Proves USE-3: a DEK that was opened with a key of mine alone is not served from the cache once others have the key.
+#[test]
+fn a_key_that_becomes_shared_is_shared() {
+    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let keyring = Keyring::from(cmk(1));
+    let opener = Opener::new(keyring.clone());
+    let standing = |seq| opener.open(&forge.envelope(seq, 0, b"", b"x")).unwrap().sender.standing();
+    assert_eq!((standing(0), standing(1)), (Standing::Verified, Standing::Verified));
+    keyring.add_decapsulator(Arc::new(Service(cmk(1))));
+    assert_eq!((standing(2), standing(3)), (Standing::Group, Standing::Group));
+}
+
 /// Proves PRF-7: in the list or not, on a cache hit too, and before anything is decrypted.
 #[test]
 fn only_listed_senders_are_opened() {

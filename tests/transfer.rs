@@ -479,7 +479,7 @@ fn only_listed_senders_are_served() {
     let mut listener = place.listen("inbox", &["--from", &me]);
     let sent = place.send(&listener.address.clone(), &["--sign-with", "me.key", "a"]);
     assert_eq!(sent.code, 0, "{}", sent.err);
-    assert!(listener.says().ends_with(&format!("from {me}")));
+    assert!(listener.says().ends_with(&format!("from {me} (verified)")));
     for more in [&["--sign-with", "other.key", "a"][..], &["a"]] {
         let refused = place.send(&listener.address.clone(), more);
         assert_ne!(refused.code, 0);

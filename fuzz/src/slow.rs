@@ -202,6 +202,8 @@ fn find(keys: &[[u8; 32]], slots: &[(&[u8], &[u8], &[u8])], mode: u64, salt: &[u
             if check.finalize().into_bytes()[..] == *mac {
                 return Some(prk);
             }
+            trials += 1;
+            (trials <= 64).then_some(())?;
         }
     }
     None

@@ -310,7 +310,7 @@ def hint_of(mode, kem, salt, public):             # 6.3
 def find_keys(block, secrets, external_dek=None):
     """6.4: keys in the order given, each on the slots in theirs [WRAP-7], then externals, for which
     external_dek stands in for what a KMS would answer."""
-    kem, found, trials, seen = SUITES[block.suite].kem, [], set(), False
+    kem, found, trials, wrong = SUITES[block.suite].kem, [], set(), 0
     for secret in secrets:
         private, public = key_pair(kem, secret)
         hint = hint_of(block.options & OPT_HINTS, kem, block.salt, public)
@@ -318,13 +318,15 @@ def find_keys(block, secrets, external_dek=None):
     found += [(None, i, None, None) for i in range(len(block.externals) if external_dek else 0)]
     for secret, place, private, slot in found:
         trials.add((secret, place))
-        check_limit(len(trials), MAX_TRIALS, "trials")                                  # [WRAP-6]
+        check_limit(len(trials) + wrong, MAX_TRIALS, "trials")                          # [WRAP-6]
         dek = unwrap(block.suite, private, slot) if slot else external_dek
         if dek is not None:
-            seen, keys = True, Keys(dek, block.salt, block.suite, secret)
+            keys = Keys(dek, block.salt, block.suite, secret)
             if hmac.compare_digest(keys.header_mac(block.raw[:-32]), block.header_mac):  # [KEY-1]
                 return keys
-    refuse_if(seen, "header_mac", "[KEY-2] a slot opened, but header_mac holds under no candidate")
+            wrong += 1
+            check_limit(len(trials) + wrong, MAX_TRIALS, "trials")
+    refuse_if(wrong, "header_mac", "[KEY-2] a slot opened, but header_mac holds under no candidate")
     raise Refused("nokey", "no matching key")
 
 # ==== 6.5 sender proofs, 6.6 who has written it

@@ -71,8 +71,11 @@ impl Ready {
             Self::One(opened) => Some(opened),
             Self::Batch(mut rest) => {
                 let payload = batch::next_entry(&mut rest.payload)?;
-                let entry = rest.part(payload, rest.payload.is_empty());
-                *self = Self::Batch(rest);
+                let is_last = rest.payload.is_empty();
+                let entry = rest.part(payload, is_last);
+                if !is_last {
+                    *self = Self::Batch(rest);
+                }
                 Some(entry)
             }
         }
@@ -272,6 +275,7 @@ impl ChannelOpener {
         let parsed = FollowUpHead::parse(&mut reader, &self.opener.policy().limits);
         let Some(follow_up) = ParseError::incomplete(parsed)? else { return Ok(false) };
         self.check_flags(follow_up.flags, 1)?;
+        self.opener.check_age(&epoch.unlocked)?;
         let head = MessageHead {
             // [CHN-4]
             seq: self.next_seq.ok_or(ParseError::malformed("type", 0, "a message after the last sequence number"))?,

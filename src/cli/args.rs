@@ -19,7 +19,8 @@ const REWRAP_HELP: &str = "Examples:
   sealwire rewrap -k old.key --replace-all --add new.pub headers/*
 
 Whoever is removed keeps what he has read, and the DEK: an old copy of the envelope, or of its DEK block, still
-opens for him. To shut somebody out of what is to come, seal anew.";
+opens for him, and so does the same file under another name (a hard link). To shut somebody out of what is to come,
+seal anew.";
 
 /// Encrypted envelopes: seal to a public key, open with its key file, send over TCP.
 #[derive(Debug, Parser)]

@@ -1,6 +1,7 @@
 //! keygen, recipient, and reading key files: a wrong kind of file is told at once, and never read to its end.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::Path,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     keys::{
-        Cmk, KEY_FILE_MAX, KeyError, Keyring, Listed, Recipient, SenderKey, cmk_from_key_file, cmk_to_key_file,
+        Cmk, KEY_FILE_MAX, KeyError, Keyring, Listed, Recipient, SenderKey, cmk_from_key_file, cmk_to_key_file, is_key_string,
         recipient_from_text, recipients_from_list, sender_from_text, sender_key_from_key_file, sender_key_to_key_file,
         senders_from_list,
     },
@@ -136,14 +137,13 @@ fn read_named<T>(
     let mut all = Vec::new();
     for name in named {
         let path = Path::new(name);
-        if !path.exists() {
-            all.push(from_text(name).map_err(|error| match error {
-                KeyError::WrongKind { found: "no key that is known here", .. } => {
-                    Failure::usage(format!("{option}: {} is neither a key nor a file that is there", show(path)))
-                }
-                error => Failure::from(error).about(option),
-            })?);
+        // What looks like a key is never the name of a file: somebody else may have put one of that name here.
+        if is_key_string(name) {
+            all.push(from_text(name).map_err(|error| Failure::from(error).about(option))?);
             continue;
+        }
+        if !path.exists() {
+            return Err(Failure::usage(format!("{option}: {} is neither a key nor a file that is there", show(path))));
         }
         let content = read_text(path, wanted, RECIPIENTS_MAX)?;
         let found = from_list(&content);
@@ -154,11 +154,6 @@ fn read_named<T>(
 
 /// A whole small file as text: a `wanted` of at most `most` bytes.
 fn read_text(path: &Path, wanted: &str, most: usize) -> Result<Zeroizing<String>, Failure> {
-    if looks_like_a_secret(path) {
-        return Err(Failure::usage(format!(
-            "a secret key was given where the name of a {wanted} belongs; keep it in a file of mode 0600"
-        )));
-    }
     let unreadable = |error: io::Error| Failure::io(show(path), &error);
     // Asked before it is opened: opening a FIFO waits for a writer.
     let meta = fs::metadata(path).map_err(unreadable)?;
@@ -181,9 +176,16 @@ fn read_text(path: &Path, wanted: &str, most: usize) -> Result<Zeroizing<String>
     }
 }
 
-/// Whether somebody gave a secret key itself for the name of its file. It must not be printed.
-fn looks_like_a_secret(path: &Path) -> bool {
-    path.to_str().is_some_and(|text| text.to_ascii_uppercase().contains("SW-SECRET-"))
+/// Refuses a secret key among the arguments, before anything could print it: where it stands now, others can read it.
+pub(super) fn refuse_secrets(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    for argument in arguments {
+        if String::from_utf8_lossy(argument.as_encoded_bytes()).to_ascii_uppercase().contains("SW-SECRET-") {
+            return Err(Failure::usage(
+                "a secret key stands among the arguments, where other users of this machine can read it; give the name of a key file of mode 0600, and make a new key",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn kind_of(meta: &fs::Metadata) -> &'static str {

@@ -276,7 +276,10 @@ impl Report {
         }
         match served {
             Ok(()) => {
-                let from = key.map_or_else(String::new, |key| format!(" from {key}"));
+                let from = match (key, sender) {
+                    (Some(key), Some(sender)) => format!(" from {key} ({})", sender.standing()),
+                    _ => String::new(),
+                };
                 note(&format!("{peer}: {messages} messages, {}{from}", bytes(released)));
             }
             Err(failure) => {

@@ -4,7 +4,8 @@
 //! keys.rs      keygen, recipient, and reading key files
 //! files.rs     seal, open, inspect
 //! rewrap.rs    rewrap
-//! io.rs        input, and output that appears whole or not at all
+//! io.rs        input, and where commands write
+//! replace.rs   files that appear whole or not at all
 //! send.rs      the sending side of a transfer
 //! listen.rs    the receiving side
 //! store.rs     where it puts what it takes
@@ -19,6 +20,7 @@ mod files;
 mod io;
 mod keys;
 mod listen;
+mod replace;
 mod report;
 mod rewrap;
 mod send;
@@ -34,6 +36,9 @@ pub(crate) use fail::Failure;
 /// Runs the program; the exit codes are those of `sealwire --help`.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Err(failure) = keys::refuse_secrets(std::env::args_os()) {
+        return failure.report();
+    }
     match run(Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -1,6 +1,7 @@
 //! rewrap: a DEK block is written anew, and what follows it is copied.
 
 use std::{
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -11,6 +12,7 @@ use super::{
     fail::{Code, note, show},
     io::{Output, input, is_dash},
     keys::{read_keyring, recipients_named},
+    replace::{Identity, Parked},
 };
 use crate::{
     keys::Keyring,
@@ -19,7 +21,9 @@ use crate::{
 };
 
 /// Files that are written before all of them are synced and take their places.
-const BATCH: usize = 512;
+const BATCH: usize = 1024;
+/// Bytes of them: what waits takes its place on the disk twice.
+const BATCH_BYTES: u64 = 64 << 20;
 
 pub(super) fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let mut change = Rewrap::new();
@@ -53,25 +57,37 @@ fn rewrap_all(files: &[PathBuf], rewrap: impl Fn(&Path) -> Result<Output, Failur
             earlier.report();
         }
     };
-    for files in files.chunks(BATCH) {
-        let mut done = Vec::new();
-        for file in files {
-            rewrap(file).map_or_else(|failure| fail(failure.about(show(file))), |output| done.push(output));
+    let mut waiting = Waiting::default();
+    for file in files {
+        let parked = rewrap(file).map_err(|failure| failure.about(show(file))).and_then(Output::park);
+        parked.map_or_else(&mut fail, |parked| waiting.files.extend(parked));
+        waiting.bytes += fs::metadata(file).map_or(0, |meta| meta.len());
+        if waiting.files.len() >= BATCH || waiting.bytes >= BATCH_BYTES {
+            Parked::finish_all(std::mem::take(&mut waiting).files).into_iter().for_each(&mut fail);
         }
-        Output::finish_all(done).unwrap_or_else(&mut fail);
     }
+    Parked::finish_all(waiting.files).into_iter().for_each(&mut fail);
     failed.map_or(Ok(()), Err)
 }
 
+/// Files that are written and wait to take their places.
+#[derive(Default)]
+struct Waiting {
+    files: Vec<Parked>,
+    bytes: u64,
+}
+
 fn rewrap_file(file: &Path, output: &OutputArgs, keyring: &Keyring, change: &Rewrap) -> Result<Output, Failure> {
-    let mut source = Source { input: input(file)?, at: 0 };
+    let in_place = output.output.is_none() && !is_dash(file);
+    let (input, identity) = if in_place { regular_file(file)? } else { (input(file)?, None) };
+    let mut source = Source { input, at: 0 };
     let raw = source.block()?;
     let (_, old) = DekBlock::parse(&raw, &Limits::default())?;
     let head = source.head(old.options)?;
     let block = change.block(&raw, keyring)?;
-    let mut output = match &output.output {
-        None if !is_dash(file) => Output::new(&OutputArgs { output: Some(file.to_owned()), force: true }, true)?,
-        _ => Output::new(output, true)?,
+    let mut output = match identity {
+        Some(identity) => Output::in_place_of(file, identity)?,
+        None => Output::new(output, true)?,
     };
     output.write(&block)?;
     if let Some(head) = head {
@@ -80,6 +96,17 @@ fn rewrap_file(file: &Path, output: &OutputArgs, keyring: &Keyring, change: &Rew
     }
     warn(old.options);
     Ok(output)
+}
+
+/// A file that can be replaced, and which version of it this is. Asked before it is opened: opening a FIFO waits for a writer.
+fn regular_file(path: &Path) -> Result<(Box<dyn Read>, Option<Identity>), Failure> {
+    let failed = |error: io::Error| Failure::io("reading", &error);
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(Failure::usage("it is no regular file, and cannot be replaced; name an output with -o"));
+    }
+    let file = File::open(path).map_err(failed)?;
+    let identity = Identity::of(&file.metadata().map_err(failed)?);
+    Ok((Box::new(file), Some(identity)))
 }
 
 /// What becomes of a sender proof that does not cover the message.

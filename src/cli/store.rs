@@ -13,8 +13,9 @@ use tempfile::NamedTempFile;
 use super::{
     Failure,
     fail::{Code, show},
-    io::{folder_of, is_dash, new_temporary, sync_folder},
+    io::is_dash,
     listen::Stop,
+    replace::{folder_of, new_temporary, sync_folder},
 };
 use crate::transfer::{Request, safe_name};
 

@@ -97,6 +97,12 @@ pub fn senders_from_list(content: &str) -> Listed<VerifyingKey> {
     list(content, sender_from_text)
 }
 
+/// Whether a text begins as a key string does, whatever follows.
+#[must_use]
+pub fn is_key_string(text: &str) -> bool {
+    Kind::of(text.trim()).is_some()
+}
+
 /// Reads a recipient from a string or a PEM document.
 ///
 /// # Errors

@@ -83,6 +83,12 @@ impl Keyring {
         self.read().by_name.contains_key(name)
     }
 
+    /// Whether nobody else can use a key; `None` where it is not there.
+    pub(crate) fn is_mine_alone(&self, name: &Fingerprint) -> Option<bool> {
+        let keys = self.read();
+        Some(keys.in_order.get(keys.by_name.get(name)?)?.is_mine_alone())
+    }
+
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -16,8 +16,8 @@ pub use cmk::{Cmk, DecapsulateError, Decapsulator};
 pub use dek::Dek;
 pub use error::KeyError;
 pub use file::{
-    KEY_FILE_MAX, Listed, cmk_from_key_file, cmk_to_key_file, recipient_from_text, recipients_from_list, sender_from_text,
-    sender_key_from_key_file, sender_key_to_key_file, senders_from_list,
+    KEY_FILE_MAX, Listed, cmk_from_key_file, cmk_to_key_file, is_key_string, recipient_from_text, recipients_from_list,
+    sender_from_text, sender_key_from_key_file, sender_key_to_key_file, senders_from_list,
 };
 pub use fingerprint::Fingerprint;
 pub(crate) use keyring::Candidate;

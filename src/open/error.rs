@@ -115,6 +115,9 @@ pub enum PolicyError {
         /// Names it holds.
         capacity: usize,
     },
+    /// The window may have forgotten messages as old as this one: its age ran out while it was handled, or the clock has gone back.
+    #[error("the message is as old as some that the window against replays has forgotten")]
+    OlderThanTheWindow,
     /// A window against replays without a maximum age would have to grow for ever.
     #[error("a window against replays needs a maximum age in the policy")]
     WindowWithoutAge,

@@ -2,6 +2,7 @@
 //!
 //! What is parsed is untrusted ([`untrusted`]) until header_mac holds; only then does an `Unlocked` exist, and
 //! nothing else can open segments.
+#![deny(clippy::cast_possible_truncation)]
 
 mod cache;
 mod error;
@@ -18,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     crypto::{check_built, proof::Covers},
-    keys::{Dek, Fingerprint, Keyring, VerifyingKey},
+    keys::{Dek, Fingerprint, Keyring},
     payload::{Segments, ZeroizeAll, unpadded_len},
     platform::Clock,
     wire::DekBlock,
@@ -246,6 +247,7 @@ impl Opener {
 
     fn parse<'a>(&self, envelope: &'a [u8]) -> Result<Message<'a>, OpenError> {
         let message = Message::parse(envelope, &self.0.policy.limits)?;
+        check_built(message.block.suite)?;
         self.0.policy.check_context(message.head.context)?;
         Ok(message)
     }
@@ -310,8 +312,14 @@ impl Opener {
     fn cached(&self, raw: &[u8]) -> Option<Arc<Unlocked>> {
         let Inner { cache, clock, keyring, .. } = &*self.0;
         let unlocked = cache.get(raw, clock)?;
-        // [USE-3] A key that was taken out of the keyring opens nothing from the cache either.
-        unlocked.key.is_none_or(|name| keyring.contains(&name)).then_some(unlocked)
+        // [USE-3] A key that was taken out of the keyring opens nothing from the cache either, nor one that has become
+        // somebody else's too.
+        unlocked.key.is_none_or(|name| keyring.is_mine_alone(&name) == Some(unlocked.mine_alone)).then_some(unlocked)
+    }
+
+    /// Whether a DEK that is in use is still young enough. [USE-3]
+    pub(crate) fn check_age(&self, unlocked: &Unlocked) -> Result<(), OpenError> {
+        Ok(self.0.policy.check_age(unlocked.created_at, self.0.clock.unix_seconds())?)
     }
 
     fn check_block(&self, block: &DekBlock<'_>) -> Result<(), OpenError> {
@@ -322,12 +330,22 @@ impl Opener {
     /// Whether the window has room for a message that begins with a block. Asked before anything is decrypted.
     pub(crate) fn check_room(&self, unlocked: &Unlocked, seq: u64) -> Result<(), OpenError> {
         let Some(window) = &self.0.policy.replay else { return Ok(()) };
-        Ok(window.has_room(self.window_of(unlocked), &replay_name(unlocked, seq)?, self.0.clock.unix_seconds())?)
+        Ok(window.has_room(&self.candidate(unlocked, seq)?)?)
     }
 
-    /// Whose window it is: with a list of senders each has his own. [RPL-4]
-    fn window_of(&self, unlocked: &Unlocked) -> Option<VerifyingKey> {
-        self.0.policy.senders.as_ref().and_then(|_| unlocked.sender.key().copied())
+    /// A message as a window sees it. With a list of senders each of them has a window. [RPL-4]
+    fn candidate(&self, unlocked: &Unlocked, seq: u64) -> Result<replay::Candidate, OpenError> {
+        let commitment = unlocked.schedule.commitment().map_err(|_| OpenError::HeaderMac)?;
+        let key = unlocked.sender.key().copied();
+        let proof = key.map(|key| (key, matches!(unlocked.sender, Sender::Signed { .. })));
+        let listed = self.0.policy.senders.is_some();
+        Ok(replay::Candidate {
+            name: replay::Name { commitment: *commitment.bytes(), seq, proof },
+            sender: key.filter(|_| listed).map(|key| (key, unlocked.sender.standing())),
+            created_at: unlocked.created_at,
+            lifetime: self.0.policy.lifetime(),
+            now: self.0.clock.unix_seconds(),
+        })
     }
 
     /// What follows the last tag: padding off, a name in the window where the message has one, and the parts put together.
@@ -362,10 +380,7 @@ impl Opener {
             plaintext.truncate(unpadded_len(plaintext).map_err(OpenError::Content)?);
         }
         let (Some(window), Numbered::Envelope(seq)) = (&self.0.policy.replay, seq) else { return Ok(None) };
-        let expires = self.0.policy.expires(unlocked.created_at);
-        let name = replay_name(unlocked, seq)?;
-        let receipt = window.enter(self.window_of(unlocked), name, expires, self.0.clock.unix_seconds())?;
-        Ok(Some(Arc::new(receipt)))
+        Ok(Some(Arc::new(window.enter(&self.candidate(unlocked, seq)?)?)))
     }
 }
 
@@ -381,12 +396,6 @@ impl Numbered {
         let (Self::Envelope(seq) | Self::FollowUp(seq)) = self;
         seq
     }
-}
-
-fn replay_name(unlocked: &Unlocked, seq: u64) -> Result<replay::Name, OpenError> {
-    let commitment = unlocked.schedule.commitment().map_err(|_| OpenError::HeaderMac)?;
-    let proof = unlocked.sender.key().map(|key| (*key, matches!(unlocked.sender, Sender::Signed { .. })));
-    Ok(replay::Name { commitment: *commitment.bytes(), seq, proof })
 }
 
 impl Ready<'_> {

@@ -107,7 +107,7 @@ impl Policy {
         if self.replay.is_some() && self.max_age.is_none() {
             return Err(PolicyError::WindowWithoutAge);
         }
-        self.max_age.map_or(Ok(()), |max_age| self.check_age(block.created_at, now, max_age))
+        self.check_age(block.created_at, now)
     }
 
     fn check_pq(&self, block: &DekBlock<'_>) -> Result<(), PolicyError> {
@@ -132,13 +132,14 @@ impl Policy {
         }
     }
 
-    /// The last second at which a block of this age passes.
-    pub(super) fn expires(&self, created_at: u64) -> u64 {
-        let age = self.max_age.unwrap_or_default().as_secs();
-        created_at.saturating_add(age).saturating_add(self.clock_tolerance.as_secs())
+    /// Seconds for which a block passes, by its created_at.
+    pub(super) fn lifetime(&self) -> u64 {
+        self.max_age.unwrap_or_default().as_secs().saturating_add(self.clock_tolerance.as_secs())
     }
 
-    fn check_age(&self, created_at: u64, now: u64, max_age: Duration) -> Result<(), PolicyError> {
+    /// Whether a block of this date passes now.
+    pub(super) fn check_age(&self, created_at: u64, now: u64) -> Result<(), PolicyError> {
+        let Some(max_age) = self.max_age else { return Ok(()) };
         let (age, ahead) = (now.saturating_sub(created_at), created_at.saturating_sub(now));
         let tolerance = self.clock_tolerance.as_secs();
         // [USE-4]

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{OpenError, PolicyError};
+use super::{OpenError, PolicyError, Standing};
 use crate::keys::VerifyingKey;
 
 /// What a message is known by. A rewrap changes none of it.
@@ -21,6 +21,19 @@ pub(super) struct Name {
     /// Whose proof it has and whether that covers the message: a reader who takes the proof off, or puts his own there, has
     /// made another message.
     pub(super) proof: Option<(VerifyingKey, bool)>,
+}
+
+/// A message as a window sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    pub(super) name: Name,
+    /// Whose names it is counted among. By standing too: what is known to be his is not crowded out by what others made of
+    /// his DEKs.
+    pub(super) sender: Option<(VerifyingKey, Standing)>,
+    pub(super) created_at: u64,
+    /// Seconds for which the policy lets a block of this age pass, tolerance included.
+    pub(super) lifetime: u64,
+    pub(super) now: u64,
 }
 
 /// A window of the messages that were opened, so that none is taken twice; shared by its clones.
@@ -47,83 +60,110 @@ pub(super) struct Name {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct ReplayWindow(Arc<Mutex<Windows>>);
+pub struct ReplayWindow(Arc<Mutex<Names>>);
 
-struct Windows {
-    capacity: usize,
-    by_sender: HashMap<Option<VerifyingKey>, Names>,
-}
-
-#[derive(Default)]
 struct Names {
-    known: HashMap<Name, State>,
-    by_expiry: BTreeSet<(u64, Name)>,
+    capacity: usize,
+    known: HashMap<Name, Entry>,
+    /// In the order in which they may be forgotten.
+    by_age: BTreeSet<(u64, Name)>,
+    counts: HashMap<Option<(VerifyingKey, Standing)>, usize>,
+    /// The longest lifetime that a policy has asked for.
+    lifetime: u64,
+    /// The latest created_at of what has been forgotten: nothing of that age or older is new, whatever the clock says now.
+    forgotten: Option<u64>,
+    entered: u64,
 }
 
 #[derive(Clone, Copy)]
-struct State {
+struct Entry {
+    /// Tells this entry from another of the same name.
+    id: u64,
     committed: bool,
-    expires: u64,
+    created_at: u64,
+    sender: Option<(VerifyingKey, Standing)>,
 }
 
 impl ReplayWindow {
     /// A window of so many names, for each sender where there is a list of them.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self(Arc::new(Mutex::new(Windows { capacity, by_sender: HashMap::new() })))
+        let (known, by_age, counts) = (HashMap::new(), BTreeSet::new(), HashMap::new());
+        Self(Arc::new(Mutex::new(Names { capacity, known, by_age, counts, lifetime: 0, forgotten: None, entered: 0 })))
     }
 
     // Every change leaves the maps whole, also where another thread panicked with the lock held.
-    fn lock(&self) -> MutexGuard<'_, Windows> {
+    fn lock(&self) -> MutexGuard<'_, Names> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a message of this name could be entered. Asked before anything is decrypted.
-    pub(super) fn has_room(&self, sender: Option<VerifyingKey>, name: &Name, now: u64) -> Result<(), PolicyError> {
-        self.lock().names(sender, name, now).map(|_| ())
+    /// Whether the message could be entered. Asked before anything is decrypted.
+    pub(super) fn has_room(&self, candidate: &Candidate) -> Result<(), PolicyError> {
+        self.lock().admit(candidate)
     }
 
     /// Enters a message that is authentic, in hand until it is committed. [RPL-2]
-    pub(super) fn enter(&self, sender: Option<VerifyingKey>, name: Name, expires: u64, now: u64) -> Result<Receipt, OpenError> {
-        let mut windows = self.lock();
-        let names = windows.names(sender, &name, now)?;
-        match names.known.get(&name) {
-            Some(State { committed: true, .. }) => return Err(OpenError::Duplicate),
-            Some(State { committed: false, .. }) => return Err(OpenError::InHand),
+    pub(super) fn enter(&self, candidate: &Candidate) -> Result<Receipt, OpenError> {
+        let mut names = self.lock();
+        names.admit(candidate)?;
+        match names.known.get(&candidate.name) {
+            Some(Entry { committed: true, .. }) => return Err(OpenError::Duplicate),
+            Some(Entry { committed: false, .. }) => return Err(OpenError::InHand),
             None => {}
         }
-        names.known.insert(name, State { committed: false, expires });
-        names.by_expiry.insert((expires, name));
-        drop(windows);
-        Ok(Receipt { window: self.clone(), sender, name, committed: AtomicBool::new(false) })
-    }
-}
-
-impl Windows {
-    /// The names of a sender, where this one is among them or there is room for it. [RPL-4]
-    fn names(&mut self, sender: Option<VerifyingKey>, name: &Name, now: u64) -> Result<&mut Names, PolicyError> {
-        let names = self.by_sender.entry(sender).or_default();
-        names.purge(now);
-        // [RPL-3]
-        if names.known.len() >= self.capacity && !names.known.contains_key(name) {
-            return Err(PolicyError::WindowFull { capacity: self.capacity });
-        }
-        Ok(names)
+        let id = names.insert(candidate);
+        drop(names);
+        Ok(Receipt { window: self.clone(), name: candidate.name, id, committed: AtomicBool::new(false) })
     }
 }
 
 impl Names {
+    /// Whether a message is known already, or new enough and has room.
+    fn admit(&mut self, candidate: &Candidate) -> Result<(), PolicyError> {
+        let Candidate { name, sender, created_at, lifetime, now } = *candidate;
+        self.lifetime = self.lifetime.max(lifetime);
+        self.forget(now);
+        if self.known.contains_key(&name) {
+            return Ok(());
+        }
+        // [RPL-1] Its age was looked at before; it may have run out meanwhile, and the clock may have gone back.
+        if created_at.saturating_add(lifetime) < now || self.forgotten.is_some_and(|forgotten| created_at <= forgotten) {
+            return Err(PolicyError::OlderThanTheWindow);
+        }
+        // [RPL-3] [RPL-4]
+        if self.counts.get(&sender).is_some_and(|count| *count >= self.capacity) || self.capacity == 0 {
+            return Err(PolicyError::WindowFull { capacity: self.capacity });
+        }
+        Ok(())
+    }
+
     /// Lets go of what no policy would let pass any more. [RPL-1]
-    fn purge(&mut self, now: u64) {
-        while let Some((expires, name)) = self.by_expiry.first().copied().filter(|(expires, _)| *expires < now) {
-            self.by_expiry.remove(&(expires, name));
-            self.known.remove(&name);
+    fn forget(&mut self, now: u64) {
+        while let Some((created_at, name)) = self.by_age.first().copied()
+            && created_at.saturating_add(self.lifetime) < now
+        {
+            self.forgotten = self.forgotten.max(Some(created_at));
+            self.remove(&name);
         }
     }
 
+    fn insert(&mut self, candidate: &Candidate) -> u64 {
+        let Candidate { name, sender, created_at, .. } = *candidate;
+        self.entered = self.entered.saturating_add(1);
+        self.known.insert(name, Entry { id: self.entered, committed: false, created_at, sender });
+        self.by_age.insert((created_at, name));
+        *self.counts.entry(sender).or_default() += 1;
+        self.entered
+    }
+
     fn remove(&mut self, name: &Name) {
-        if let Some(State { expires, .. }) = self.known.remove(name) {
-            self.by_expiry.remove(&(expires, *name));
+        let Some(Entry { created_at, sender, .. }) = self.known.remove(name) else { return };
+        self.by_age.remove(&(created_at, *name));
+        if let Some(count) = self.counts.get_mut(&sender) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&sender);
+            }
         }
     }
 }
@@ -131,26 +171,27 @@ impl Names {
 /// A message in hand: seen once committed, as if it had never come when dropped before. [RPL-5]
 pub(super) struct Receipt {
     window: ReplayWindow,
-    sender: Option<VerifyingKey>,
     name: Name,
+    id: u64,
     committed: AtomicBool,
 }
 
 impl Receipt {
     pub(super) fn commit(&self) {
         self.committed.store(true, Ordering::SeqCst);
-        let mut windows = self.window.lock();
-        if let Some(state) = windows.by_sender.get_mut(&self.sender).and_then(|names| names.known.get_mut(&self.name)) {
-            state.committed = true;
+        if let Some(entry) = self.window.lock().known.get_mut(&self.name).filter(|entry| entry.id == self.id) {
+            entry.committed = true;
         }
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if !self.committed.load(Ordering::SeqCst)
-            && let Some(names) = self.window.lock().by_sender.get_mut(&self.sender)
-        {
+        if self.committed.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut names = self.window.lock();
+        if names.known.get(&self.name).is_some_and(|entry| entry.id == self.id) {
             names.remove(&self.name);
         }
     }
@@ -159,8 +200,7 @@ impl Drop for Receipt {
 /// Shows how many names there are.
 impl fmt::Debug for ReplayWindow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let windows = self.lock();
-        let names: usize = windows.by_sender.values().map(|names| names.known.len()).sum();
-        f.debug_struct("ReplayWindow").field("capacity", &windows.capacity).field("names", &names).finish()
+        let names = self.lock();
+        f.debug_struct("ReplayWindow").field("capacity", &names.capacity).field("names", &names.known.len()).finish()
     }
 }

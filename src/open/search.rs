@@ -63,16 +63,24 @@ impl Search<'_> {
             let dek = Dek { secret: dek, mine_alone: candidate.key.is_mine_alone() };
             match verify(self.raw, self.block, &dek, Some(candidate.key.recipient().fingerprint())) {
                 Some(found) => return Ok(Some((dek, found))),
-                None => self.failure = OpenError::HeaderMac,
+                None => {
+                    self.failure = OpenError::HeaderMac;
+                    self.count_trial()?;
+                }
             }
         }
         Ok(None)
     }
 
-    fn decapsulate(&mut self, candidate: &Candidate, enc: &[u8]) -> Result<Option<MessageKey>, OpenError> {
+    /// A decapsulation, or a DEK that is not the block's: what either costs is bounded.
+    fn count_trial(&mut self) -> Result<(), ParseError> {
         self.trials = self.trials.saturating_add(1);
         // [WRAP-6]
-        LimitExceeded::check("trials", self.trials, self.limit).map_err(ParseError::from)?;
+        Ok(LimitExceeded::check("trials", self.trials, self.limit)?)
+    }
+
+    fn decapsulate(&mut self, candidate: &Candidate, enc: &[u8]) -> Result<Option<MessageKey>, OpenError> {
+        self.count_trial()?;
         match candidate.key.decapsulate(enc) {
             Ok(shared) => Ok(Setting::dek(self.block.suite).key(&shared).ok()),
             Err(DecapsulateError::Refused) => Ok(None),

@@ -18,6 +18,8 @@ pub(crate) struct Unlocked {
     pub(crate) salt: [u8; 16],
     pub(crate) header_mac: [u8; 32],
     pub(crate) key: Option<Fingerprint>,
+    /// Whether nobody else could have got the DEK where it came from.
+    pub(crate) mine_alone: bool,
     /// Who sent what is sealed under it; where `claim` is there, once that holds.
     pub(crate) sender: Sender,
     claim: Option<Claim>,
@@ -51,14 +53,14 @@ impl Unlocked {
                 (sender, Some(Claim { statement, proof }))
             }
         };
+        let (created_at, salt, header_mac) = (block.created_at, *block.salt, *block.header_mac);
+        let mut unlocked = Self { schedule, created_at, salt, header_mac, key, mine_alone, sender, claim };
+        // Verified also where the sender is not allowed, so that the time it takes does not tell who is.
+        let holds = if block.options.proof_covers_message { Ok(()) } else { unlocked.verify_claim(covers) };
         // [PRF-7]
-        policy.check_sender(&sender)?;
-        let mut unlocked =
-            Self { schedule, created_at: block.created_at, salt: *block.salt, header_mac: *block.header_mac, key, sender, claim };
-        if !block.options.proof_covers_message {
-            unlocked.verify_claim(covers)?;
-            unlocked.claim = None;
-        }
+        policy.check_sender(&unlocked.sender)?;
+        holds?;
+        unlocked.claim = unlocked.claim.filter(|_| block.options.proof_covers_message);
         Ok(unlocked)
     }
 

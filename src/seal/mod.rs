@@ -1,4 +1,5 @@
 //! Payload -> envelope (spec 2, 6, 10). Sans-I/O; holds the DEK that it reuses, and counts `seq`.
+#![deny(clippy::cast_possible_truncation)]
 
 pub(crate) mod block;
 mod builder;

@@ -313,6 +313,32 @@ mod tests {
         assert_eq!(field(parse(&with(13, &(CREATED_AT_MAX + 1).to_be_bytes()))), "created_at");
     }
 
+    /// Proves ERR-2: of several wrong fields the first is named, also where the input ends with it.
+    #[test]
+    fn fields_are_judged_in_their_order() {
+        let wrong: [(usize, &[u8], &str); 9] = [
+            (0, b"SWF", "magic"),
+            (3, &[2], "version"),
+            (4, &[0, 2, 0, 1], "block"),
+            (8, &[9], "suite"),
+            (9, &[0x21], "options"),
+            (10, &[4, 1], "recipients"),
+            (12, &[5], "externals"),
+            (13, &[0xff], "created_at"),
+            (10, &[0, 2], "slots"),
+        ];
+        for (i, (at, value, name)) in wrong.iter().enumerate() {
+            let mut bytes = one_slot();
+            for (at, value, _) in wrong[i..].iter().rev() {
+                bytes[*at..*at + value.len()].copy_from_slice(value);
+            }
+            assert_eq!(field(parse(&bytes)), *name);
+            if i < 3 {
+                assert_eq!(field(parse(&bytes[..*at + value.len()])), *name);
+            }
+        }
+    }
+
     /// Proves BLK-4, BLK-17.
     #[test]
     fn parts_and_length_agree() {

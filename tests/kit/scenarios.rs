@@ -903,6 +903,22 @@ fn limits(kit: &mut Kit) {
     let mut claimed = forge.envelope(0, 0, b"", PAYLOAD);
     claimed[10..12].copy_from_slice(&[0xff, 0xff]);
     kit.refuses("recipients-65535-declared", "LIM-1: 65,535 slots declared and one there", claimed, "limit", "limit");
+    // One enc, and slots of other DEKs under the reader's hint before his own.
+    let others = |n: usize| {
+        let mut forge = Forge::to(&[]);
+        forge.slots = (0..n).map(|i| forge.slot(&key(), &[i as u8; 32])).collect();
+        let own = forge.slot(&key(), &forge.dek);
+        forge.slots.push(own);
+        forge.envelope(0, 0, b"", PAYLOAD)
+    };
+    kit.opens(
+        "trials-63-other-deks",
+        "WRAP-6: one decapsulation, and 63 DEKs that are not the block's",
+        others(63),
+        b"",
+        PAYLOAD,
+    );
+    kit.refuses("trials-64-other-deks", "WRAP-6: a DEK that is not the block's is a trial", others(64), "limit", "limit");
 }
 
 pub(super) fn first() -> Forge {

@@ -1,0 +1,211 @@
+//! Files that appear under their name whole, on the disk, and readable by no more people than what they replace.
+
+use std::{
+    fs::{self, File, Metadata},
+    io,
+    path::{Path, PathBuf},
+};
+
+use tempfile::{NamedTempFile, TempPath};
+
+use super::{Failure, fail::show};
+
+/// A file under another name in the same folder, until it is whole. Dropped before, it leaves nothing behind.
+pub(super) struct Replacement {
+    pub(super) temporary: NamedTempFile,
+    path: PathBuf,
+    over: Over,
+}
+
+/// What may stand at the path when the file takes its place.
+pub(super) enum Over {
+    Nothing,
+    Anything,
+    /// The file that was read, and no other version of it.
+    This(Identity),
+}
+
+/// What tells a version of a file from another.
+#[derive(PartialEq, Eq)]
+pub(super) struct Identity {
+    len: u64,
+    modified: Option<std::time::SystemTime>,
+    #[cfg(unix)]
+    place: (u64, u64),
+}
+
+impl Identity {
+    pub(super) fn of(meta: &Metadata) -> Self {
+        Self {
+            len: meta.len(),
+            modified: meta.modified().ok(),
+            #[cfg(unix)]
+            place: {
+                use std::os::unix::fs::MetadataExt;
+                (meta.dev(), meta.ino())
+            },
+        }
+    }
+}
+
+impl Replacement {
+    /// Begins a file that will stand at `path`. A symbolic link stays; what it points to is replaced.
+    pub(super) fn new(path: &Path, over: Over) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::io(show(path), &error);
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let temporary = new_temporary(folder_of(&path)).map_err(|error| failed(error.kind().into()))?;
+        if let Ok(old) = fs::metadata(&path) {
+            keep_access(&path, &old, temporary.as_file()).map_err(failed)?;
+        }
+        Ok(Self { temporary, path, over })
+    }
+
+    /// Makes it appear, whole and on the disk.
+    pub(super) fn finish(self) -> Result<(), Failure> {
+        self.temporary.as_file().sync_all().map_err(|error| Failure::io(show(&self.path), &error))?;
+        Parked::new(self).persist().and_then(|folder| sync_folder(&folder).map_err(|error| Failure::io(show(&folder), &error)))
+    }
+}
+
+/// A file that is whole and waits for others, so that all of them are synced at once. It is closed.
+pub(super) struct Parked {
+    temporary: TempPath,
+    path: PathBuf,
+    over: Over,
+}
+
+impl Parked {
+    pub(super) fn new(file: Replacement) -> Self {
+        let Replacement { temporary, path, over } = file;
+        Self { temporary: temporary.into_temp_path(), path, over }
+    }
+
+    /// Makes all of them appear, each whole, and on the disk when this returns; tells which did not.
+    pub(super) fn finish_all(files: Vec<Self>) -> Vec<Failure> {
+        let (mut failures, mut folders) = (Vec::new(), Vec::new());
+        for file in sync_data(files, &mut failures) {
+            match file.persist() {
+                Ok(folder) if !folders.contains(&folder) => folders.push(folder),
+                Ok(_) => {}
+                Err(failure) => failures.push(failure),
+            }
+        }
+        for folder in folders {
+            if let Err(error) = sync_folder(&folder) {
+                failures.push(Failure::io(show(&folder), &error));
+            }
+        }
+        failures
+    }
+
+    /// Takes its place; tells in which folder.
+    fn persist(self) -> Result<PathBuf, Failure> {
+        let Self { temporary, path, over } = self;
+        if let Over::This(read) = &over
+            && fs::metadata(&path).is_ok_and(|now| Identity::of(&now) != *read)
+        {
+            let why = "it was changed while it was read; what was made of its old version is thrown away";
+            return Err(Failure::new(super::fail::Code::Io, format!("{}: {why}", show(&path))));
+        }
+        let persisted = match over {
+            Over::Nothing => temporary.persist_noclobber(&path),
+            Over::Anything | Over::This(_) => temporary.persist(&path),
+        };
+        match persisted {
+            Ok(()) => Ok(folder_of(&path).to_owned()),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists(&path)),
+            Err(error) => Err(Failure::io(show(&path), &error.error)),
+        }
+    }
+}
+
+pub(super) fn exists(path: &Path) -> Failure {
+    Failure::usage(format!("{} exists; name another with -o, or replace it with --force", show(path)))
+}
+
+/// Makes the content of files last; those that could not be are left out and told. Of many the file system is asked once.
+fn sync_data(files: Vec<Parked>, failures: &mut Vec<Failure>) -> Vec<Parked> {
+    #[cfg(target_os = "linux")]
+    if let Some(first) = files.first()
+        && files.iter().all(|file| folder_of(&file.path) == folder_of(&first.path))
+        && File::open(folder_of(&first.path)).is_ok_and(|folder| rustix::fs::syncfs(folder).is_ok())
+    {
+        return files;
+    }
+    let synced = |file: &Parked| match File::open(&file.temporary).and_then(|data| data.sync_all()) {
+        Ok(()) => true,
+        Err(error) => {
+            failures.push(Failure::io(show(&file.path), &error));
+            false
+        }
+    };
+    let mut files = files;
+    files.retain(synced);
+    files
+}
+
+/// A file of no final name, with the mode that new files have.
+pub(super) fn new_temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".sealwire-").suffix(".part");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+/// Gives a new file the owner, the group, the access list and the mode of the one that it replaces; where it cannot have them
+/// all, its owner alone can read it.
+#[cfg(unix)]
+fn keep_access(path: &Path, old: &Metadata, new: &File) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    // Not ours to give away, mostly; the group may be.
+    if fchown(new, Some(old.uid()), Some(old.gid())).is_err() {
+        let _ = fchown(new, None, Some(old.gid()));
+    }
+    let same_group = new.metadata()?.gid() == old.gid();
+    let mode = old.mode() & 0o777;
+    let mode = if same_group { mode } else { mode & 0o700 };
+    new.set_permissions(fs::Permissions::from_mode(mode))?;
+    if !copy_access_list(path, new) {
+        new.set_permissions(fs::Permissions::from_mode(mode & 0o700))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn keep_access(_: &Path, old: &Metadata, new: &File) -> io::Result<()> {
+    new.set_permissions(old.permissions())
+}
+
+/// Whether the new file has the old one's access list, or there is none.
+#[cfg(target_os = "linux")]
+fn copy_access_list(path: &Path, new: &File) -> bool {
+    use rustix::fs::{XattrFlags, fsetxattr, getxattr};
+    const NAME: &str = "system.posix_acl_access";
+    let mut list = vec![0; 64 * 1024];
+    match getxattr(path, NAME, &mut list[..]) {
+        Ok(n) => fsetxattr(new, NAME, &list[..n], XattrFlags::empty()).is_ok(),
+        Err(error) => matches!(error, rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP),
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn copy_access_list(_: &Path, _: &File) -> bool {
+    true
+}
+
+/// The folder that a file is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes renames in a folder last: on Unix it is synced like a file.
+#[cfg(unix)]
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
