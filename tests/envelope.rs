@@ -691,7 +691,17 @@ fn limits_are_checked_before_memory() {
         other => panic!("{other:?}"),
     };
     assert!(
-        with(Limits { block: 153, context: 3, message: 5000, recipients: 1, externals: 0, trials: 1, batch_entries: 0 }).is_ok()
+        with(Limits {
+            block: 153,
+            context: 3,
+            message: 5000,
+            segment: 0,
+            recipients: 1,
+            externals: 0,
+            trials: 1,
+            batch_entries: 0
+        })
+        .is_ok()
     );
     assert_eq!(limit(Limits { block: 152, ..Limits::default() }), "block");
     assert_eq!(limit(Limits { context: 2, ..Limits::default() }), "context");

@@ -49,6 +49,7 @@ fn seeds() {
         ("codec", targets::codec),
         ("open", targets::open),
         ("operations", targets::operations),
+        ("stream", targets::stream),
         ("rewrap", targets::rewrap),
         ("keyfile", targets::keyfile),
         ("pem", targets::pem),

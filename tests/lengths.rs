@@ -15,6 +15,7 @@ const UNLIMITED: Limits = Limits {
     externals: u64::MAX,
     context: u64::MAX,
     message: u64::MAX,
+    segment: u64::MAX,
     trials: u64::MAX,
     batch_entries: u64::MAX,
 };

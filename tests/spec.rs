@@ -244,9 +244,9 @@ fn limits_are_the_codes() {
         .take_while(|line| line.starts_with('|'))
         .map(|row| row.split('|').nth(2).unwrap().trim().replace(',', "").parse().unwrap())
         .collect();
-    let sealwire::wire::Limits { block, recipients, externals, context, message, trials, batch_entries } =
+    let sealwire::wire::Limits { block, recipients, externals, context, message, segment, trials, batch_entries } =
         sealwire::wire::Limits::default();
-    assert_eq!(numbers, [block, recipients, externals, context, message, trials, batch_entries]);
+    assert_eq!(numbers, [block, recipients, externals, context, message, segment, trials, batch_entries]);
 }
 
 /// Sections that the code names are there.

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{Read, Write},
+    io::{BufReader, Cursor, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use kit::scenarios::{self, Scenario, Way};
 use sealwire::{
     ChannelOpener, Cmk, Keyring, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Role, Senders, VerifyingKey,
     codec::{CodecError, OpeningCodec},
+    stream::OpenReader,
 };
 use sha2::{Digest, Sha256};
 use tokio_util::codec::Decoder;
@@ -109,15 +110,18 @@ impl Vector {
         self.head.get(name).unwrap_or_else(|| panic!("{}: no {name}", self.name))
     }
 
+    fn keyring(&self) -> Keyring {
+        self.get("keys").split_whitespace().map(|key| Cmk::from_x25519(&unhex(key).try_into().unwrap())).collect()
+    }
+
     fn opener(&self) -> Opener {
-        let keys = self.get("keys").split_whitespace().map(|key| Cmk::from_x25519(&unhex(key).try_into().unwrap()));
         let senders = self.head.get("senders").map(|keys| {
             let keys = keys.split_whitespace().map(|key| VerifyingKey::from_ed25519(unhex(key).try_into().unwrap()).unwrap());
             let accept = self.get("accept").split_whitespace().map(|name| name.parse().unwrap());
             accept.fold(Senders::new(keys), Senders::also)
         });
         let policy = Policy { binding: unhex(self.get("binding")), senders, ..Policy::default() };
-        Opener::builder(keys.collect::<Keyring>()).policy(policy).build()
+        Opener::builder(self.keyring()).policy(policy).build()
     }
 
     fn channel(&self) -> ChannelOpener {
@@ -188,10 +192,43 @@ fn every_file_through_every_way_in() {
                 let released: Vec<_> = result.iter().cloned().collect();
                 vector.check(way, &released, result.as_ref().err());
             }
+            through_readers(&vector);
         } else {
             through_channel(&vector, usize::MAX);
             // A byte at a time is quadratic in what waits for its end; large ones go in pieces.
             through_channel(&vector, if vector.bytes.len() > 20_000 { 997 } else { 1 });
+        }
+    }
+}
+
+/// Readers of streams, in pieces and from a place in the middle: what they open is the same, and they refuse the same. They have no
+/// limit on messages, and find some faults only after what came before is released.
+fn through_readers(vector: &Vector) {
+    if (vector.get("answer"), vector.get("layer")) == ("limit", "limit") {
+        return;
+    }
+    let mut policy = vector.opener().policy().clone();
+    policy.limits.segment = 1 << 24;
+    let opener = Opener::builder(vector.keyring()).policy(policy).build();
+    for piece in [1, 5000] {
+        let read = OpenReader::new(&opener, &vector.bytes[..]).map_err(|error| error.to_string()).and_then(|reader| {
+            let (mut payload, context) = (Vec::new(), reader.context().to_vec());
+            let mut reader = BufReader::with_capacity(piece, reader);
+            reader.read_to_end(&mut payload).map_err(|error| error.to_string())?;
+            Ok((context, payload, reader.into_inner().sender()))
+        });
+        let what = format!("{} (reader by {piece}): {:?}", vector.name, read.as_ref().err());
+        assert_eq!(read.is_ok(), vector.get("answer") == "opens", "{what}");
+        if let Ok((context, payload, sender)) = &read {
+            assert_eq!(digest([(&context[..], &payload[..])]), vector.get("released-sha256"), "{what}");
+            let said = sender.unwrap().key().map(|key| format!("{} {}", sender.unwrap().standing(), hex(key.as_bytes())));
+            assert_eq!(said.as_ref(), vector.head.get("sender"), "{what}");
+            let mut reader = OpenReader::verified(&opener, Cursor::new(&vector.bytes)).unwrap();
+            let middle = payload.len() / 2;
+            reader.seek(SeekFrom::Start(middle as u64)).unwrap();
+            let mut rest = Vec::new();
+            reader.read_to_end(&mut rest).unwrap();
+            assert!(rest == payload[middle..] && reader.payload_len().unwrap() == payload.len() as u64, "{what}");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What each target asserts: an equation, never only that nothing panics. `tests/fuzz_seeds.rs` replays the seeds through
 //! these functions without a fuzzer.
 
+use std::io::{Cursor, Read, Seek, SeekFrom};
+
 use bytes::BytesMut;
 use sealwire::{
     ChannelOpener, Cmk, Keyring, Limits, Opened, Opener, Recipient, Rewrap, Role, SenderKey,
@@ -8,6 +10,7 @@ use sealwire::{
     VerifyingKey,
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec},
     keys,
+    stream::OpenReader,
     untrusted::Message,
     wire::{DekBlock, inspect::Inspector},
 };
@@ -94,6 +97,32 @@ pub fn open(data: &[u8]) {
     }
     let in_place = opener().open_in_place(BytesMut::from(&bytes[..]));
     assert_eq!(format!("{opened:?}"), format!("{in_place:?}"));
+}
+
+/// A reader of streams opens what a one-shot call opens, and nothing else; what it gives is always the beginning of what was sent, and
+/// a range of it is that range.
+pub fn stream(data: &[u8]) {
+    let Some(([kind, piece, at], rest)) = data.split_first_chunk::<3>() else { return };
+    let (genuine, payload) = &envelopes()[usize::from(*kind) % envelopes().len()];
+    let bytes = edit(genuine, rest);
+    let (mut got, mut buffer) = (Vec::new(), vec![0; usize::from(*piece) * 20 + 1]);
+    let read = OpenReader::new(&opener(), &bytes[..]).map_err(|_| ()).and_then(|mut reader| {
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => got.extend(&buffer[..n]),
+                Err(_) => return Err(()),
+            }
+        }
+    });
+    assert!(payload.starts_with(&got));
+    assert_eq!((read.is_ok(), &got == payload && read.is_ok()), (&bytes == genuine, &bytes == genuine));
+    let Ok(mut reader) = OpenReader::new(&opener(), Cursor::new(&bytes)) else { return };
+    let place = usize::from(*at) * 20;
+    if reader.seek(SeekFrom::Start(place as u64)).is_ok() && reader.read_to_end(&mut Vec::new()).is_ok() {
+        let n = reader.seek(SeekFrom::Start(place as u64)).and_then(|_| reader.read(&mut buffer)).unwrap();
+        assert_eq!(buffer[..n], payload[place.min(payload.len())..][..n]);
+    }
 }
 
 /// rewrap(x) = Ok(y)  =>  x is genuine, and y opens for the old reader and the new one as x did, with a proof that says so.

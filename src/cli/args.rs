@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Print the public half of a key file: its recipient, or its sender
     #[command(after_help = "Example:\n  sealwire recipient alice.key\n  sealwire recipient --fingerprint alice.key")]
     Recipient(RecipientArgs),
-    /// Seal a payload of up to 16 MiB to recipients
+    /// Seal a payload of any size to recipients
     #[command(
         after_help = "Examples:\n  sealwire seal -R alice.pub -o report.swe report.pdf\n  tail -n 100 app.log | sealwire seal -R alice.pub --channel > log.swe"
     )]

@@ -12,6 +12,7 @@ use crate::{
     platform::EntropyError,
     rewrap::RewrapError,
     seal::SealError,
+    stream::StreamError,
     transfer::TransferError,
     wire::{ParseError, inspect::escape},
 };
@@ -121,6 +122,16 @@ impl From<RewrapError> for Failure {
             RewrapError::Seal(error) => error.into(),
             RewrapError::WeakensProof => Self::usage(format!("{error} (--weaken-proof)")),
             error => Self::usage(error.to_string()),
+        }
+    }
+}
+
+impl From<StreamError> for Failure {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Open(error) => error.into(),
+            StreamError::Seal(error) => error.into(),
+            StreamError::Io(error) => Self::new(Code::Io, error.to_string()),
         }
     }
 }

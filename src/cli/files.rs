@@ -1,6 +1,6 @@
 //! seal, open, inspect.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek, Write};
 
 use bytes::BytesMut;
 use serde_json::json;
@@ -16,8 +16,9 @@ use crate::{
     channel::{ChannelOpener, ChannelSealer, Role},
     open::{ExpectedContext, Opener, Policy, Sender},
     seal::Sealer,
+    stream::{OpenReader, SealWriter, StreamError},
     wire::{
-        LimitExceeded, Limits, Opening, ParseError,
+        LimitExceeded, Limits, Opening, ParseError, SEGMENT_LOG2_MAX,
         inspect::{Inspected, Inspector, Part},
         len64,
     },
@@ -41,14 +42,67 @@ pub(super) fn seal(args: &SealArgs) -> Result<(), Failure> {
     if args.channel { seal_channel(args, sealer) } else { seal_one(args, sealer) }
 }
 
+/// Seals the input as one message of any size, in the memory of a segment.
 fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
     let mut output = Output::new(&args.output, true)?;
-    let limit = Limits::default().message;
-    let payload = read_up_to(&args.input, limit)?;
-    check_size(len64(payload.len()), limit).map_err(|failure| failure.about(show(&args.input)))?;
-    let sealed = sealer.seal(args.context.as_bytes(), &payload);
-    output.write(&sealed.map_err(|error| Failure::from(error).about(show(&args.input)))?)?;
+    let (mut source, name) = (input(&args.input)?, show(&args.input));
+    let (context, target) = (args.context.as_bytes(), output.name().to_owned());
+    let failed = |error: StreamError| Failure::from(error).about(&target);
+    let sealed = match &mut output {
+        Output::File(file, _) => {
+            let writer = SealWriter::seekable(&mut sealer, context, &mut file.temporary).map_err(failed)?;
+            seal_into(writer, &mut source)
+        }
+        // The proof stands at the front and is made last: such a message waits on the disk, sealed.
+        Output::Stream(stream, _) if args.sign_with.is_some() => {
+            let mut spool = spool()?;
+            let writer = SealWriter::seekable(&mut sealer, context, &mut spool).map_err(failed)?;
+            seal_into(writer, &mut source).and_then(|()| {
+                spool.rewind().map_err(Copying::Writing)?;
+                copy(&mut spool, stream)
+            })
+        }
+        Output::Stream(stream, _) => seal_into(SealWriter::new(&mut sealer, context, stream).map_err(failed)?, &mut source),
+    };
+    sealed.map_err(|error| error.about(&name, &target))?;
     output.finish()
+}
+
+fn seal_into<W: Write>(mut writer: SealWriter<W>, source: &mut dyn Read) -> Result<(), Copying> {
+    copy(source, &mut writer)?;
+    writer.finish().map(|_| ()).map_err(|error| Copying::Writing(io::Error::other(error)))
+}
+
+/// Which side of a copy failed.
+enum Copying {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl Copying {
+    fn about(self, source: &str, target: &str) -> Failure {
+        match self {
+            Self::Reading(error) => Failure::from(StreamError::of(error)).about(source),
+            Self::Writing(error) => Failure::from(StreamError::of(error)).about(target),
+        }
+    }
+}
+
+fn copy(source: &mut dyn Read, target: &mut dyn Write) -> Result<(), Copying> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match source.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(n) => target.write_all(&chunk[..n]).map_err(Copying::Writing)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Copying::Reading(error)),
+        }
+    }
+}
+
+/// A file without a name, for what must wait; it is gone with the process.
+fn spool() -> Result<std::fs::File, Failure> {
+    tempfile::tempfile().map_err(|error| Failure::io("a temporary file", &error))
 }
 
 /// Refuses what does not fit in a one-shot message, in words for who has the file.
@@ -102,36 +156,60 @@ pub(super) fn next_line(reader: &mut impl BufRead) -> Result<Option<Line>, Failu
 
 pub(super) fn open(args: &OpenArgs) -> Result<(), Failure> {
     let context = args.expect_context.clone().map(ExpectedContext::from);
-    let policy = Policy { context, senders: read_senders(&args.from)?, ..Policy::default() };
+    // Who runs this has the memory for the largest segments that there are.
+    let limits = Limits { segment: 1 << SEGMENT_LOG2_MAX, ..Limits::default() };
+    let policy = Policy { context, limits, senders: read_senders(&args.from)?, ..Policy::default() };
     let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).build();
     let output = if args.check { None } else { Some(Output::new(&args.output, false)?) };
     if args.channel { open_channel(args, opener, output) } else { open_one(args, &opener, output) }
 }
 
-fn open_one(args: &OpenArgs, opener: &Opener, output: Option<Output>) -> Result<(), Failure> {
-    let envelope = read_up_to(&args.input, largest_envelope(&opener.policy().limits))?;
-    let opened = opener.open_in_place(BytesMut::from(bytes::Bytes::from(envelope)));
-    let opened = opened.map_err(|error| Failure::from(error).about(show(&args.input)))?;
-    tell_sender(args.check, &opened.sender);
-    match output {
-        Some(mut output) => output.write(&opened.payload).and_then(|()| output.finish()),
-        None => Ok(()),
-    }
+/// Opens one message of any size, in the memory of a segment. A file appears when all of it is authentic; a pipe gets what is
+/// authentic as it comes, except under a proof that covers the message, which is verified first.
+fn open_one(args: &OpenArgs, opener: &Opener, mut output: Option<Output>) -> Result<(), Failure> {
+    let name = show(&args.input);
+    let mut source = BufReader::with_capacity(CHUNK, input(&args.input)?);
+    let front = source.fill_buf().map_err(|error| Failure::io(&name, &error))?;
+    let opened = if matches!(output, Some(Output::Stream(..))) && proof_covers_message(front) {
+        let mut spool = spool()?;
+        copy(&mut source, &mut spool).map_err(|error| error.about(&name, "a temporary file"))?;
+        spool.rewind().map_err(|error| Failure::io("a temporary file", &error))?;
+        open_from(OpenReader::verified(opener, BufReader::with_capacity(CHUNK, spool)), output.as_mut(), &name)
+    } else {
+        open_from(OpenReader::new(opener, source), output.as_mut(), &name)
+    };
+    tell_sender(args.check, opened?);
+    output.map_or(Ok(()), Output::finish)
+}
+
+fn open_from<R: Read>(
+    reader: Result<OpenReader<R>, StreamError>,
+    output: Option<&mut Output>,
+    name: &str,
+) -> Result<Option<Sender>, Failure> {
+    let mut reader = reader.map_err(|error| Failure::from(error).about(name))?;
+    let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
+    let copied = match output {
+        Some(output) => copy(&mut reader, output.writer()),
+        None => copy(&mut reader, &mut io::sink()),
+    };
+    copied.map_err(|error| error.about(name, &target))?;
+    Ok(reader.sender())
+}
+
+/// What the options of a block that is still untrusted say; the reader will find out whether it is so.
+fn proof_covers_message(front: &[u8]) -> bool {
+    front.get(9).is_some_and(|options| options & 0x10 != 0)
 }
 
 /// Who has written, in words; to people alone, or where nothing else is told.
-fn tell_sender(check: bool, sender: &Sender) {
-    if let Some(key) = sender.key()
+fn tell_sender(check: bool, sender: Option<Sender>) {
+    if let Some(sender) = sender
+        && let Some(key) = sender.key()
         && (check || std::io::stderr().is_terminal())
     {
         note(&format!("signed with {key} ({}): {}", sender.standing(), sender.standing().in_words()));
     }
-}
-
-/// No acceptable envelope is longer; of a longer one enough is read to say what is wrong with it.
-fn largest_envelope(limits: &Limits) -> u64 {
-    let segments = limits.message.div_ceil(4096).max(1);
-    limits.block + 12 + limits.context + limits.message + segments * 20
 }
 
 fn open_channel(args: &OpenArgs, opener: Opener, mut output: Option<Output>) -> Result<(), Failure> {

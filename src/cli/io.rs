@@ -98,6 +98,12 @@ impl Output {
         }
     }
 
+    /// What it is called in messages.
+    pub(super) fn name(&self) -> &str {
+        let (Self::Stream(_, name) | Self::File(_, name)) = self;
+        name
+    }
+
     pub(super) fn writer(&mut self) -> &mut dyn Write {
         match self {
             Self::Stream(stream, _) => stream,
@@ -107,10 +113,7 @@ impl Output {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = self.writer().write_all(bytes);
-        written.map_err(|error| {
-            let (Self::Stream(_, name) | Self::File(_, name)) = self;
-            Failure::io(name, &error)
-        })
+        written.map_err(|error| Failure::io(self.name(), &error))
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Failure> {

@@ -333,6 +333,22 @@ impl Opener {
         Ok(window.has_room(&self.candidate(unlocked, seq)?)?)
     }
 
+    /// Whether a message was opened and committed before. Asked when its first segment is authentic.
+    pub(crate) fn check_not_seen(&self, unlocked: &Unlocked, seq: u64) -> Result<(), OpenError> {
+        match &self.0.policy.replay {
+            Some(window) if window.has_seen(&self.candidate(unlocked, seq)?) => Err(OpenError::Duplicate),
+            _ => Ok(()),
+        }
+    }
+
+    /// Enters a message that the application has for good.
+    pub(crate) fn commit(&self, unlocked: &Unlocked, seq: u64) -> Result<(), OpenError> {
+        if let Some(window) = &self.0.policy.replay {
+            window.enter(&self.candidate(unlocked, seq)?)?.commit();
+        }
+        Ok(())
+    }
+
     /// A message as a window sees it. With a list of senders each of them has a window. [RPL-4]
     fn candidate(&self, unlocked: &Unlocked, seq: u64) -> Result<replay::Candidate, OpenError> {
         let commitment = unlocked.schedule.commitment().map_err(|_| OpenError::HeaderMac)?;

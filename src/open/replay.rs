@@ -102,6 +102,11 @@ impl ReplayWindow {
         self.lock().admit(candidate)
     }
 
+    /// Whether a message has been committed.
+    pub(super) fn has_seen(&self, candidate: &Candidate) -> bool {
+        self.lock().known.get(&candidate.name).is_some_and(|entry| entry.committed)
+    }
+
     /// Enters a message that is authentic, in hand until it is committed. [RPL-2]
     pub(super) fn enter(&self, candidate: &Candidate) -> Result<Receipt, OpenError> {
         let mut names = self.lock();

@@ -69,11 +69,16 @@ impl Unlocked {
         if self.claim.is_none() {
             return Ok(());
         }
-        self.verify_claim(Covers::Message(&backend::sha256(&parts)))
+        self.verify_hash(&backend::sha256(&parts))
+    }
+
+    /// The same by the hash of them.
+    pub(crate) fn verify_hash(&self, message: &[u8; 32]) -> Result<(), OpenError> {
+        self.verify_claim(Covers::Message(message))
     }
 
     /// Whether the DEK may serve other messages. [PRF-4]
-    pub(super) fn is_reusable(&self) -> bool {
+    pub(crate) fn is_reusable(&self) -> bool {
         self.claim.is_none()
     }
 

@@ -15,7 +15,7 @@ use crate::{
     crypto::{backend::Hash, proof::Covers, schedule::SegmentAt},
     keys::Fingerprint,
     open::{OpenError, Opener, Sender, Unlocked},
-    wire::{DekBlock, LimitExceeded, MessageHead, ParseError, Reader, SegmentPrefix, len64},
+    wire::{DekBlock, LimitExceeded, Limits, MessageHead, ParseError, Reader, SegmentPrefix, index, len64},
 };
 
 /// Opens a message as it is read: what it gives is authentic, segment by segment, and its end is told from a cut.
@@ -55,6 +55,10 @@ pub struct OpenReader<R> {
     /// Where the next byte to be given stands in the payload.
     pub(super) position: u64,
     pub(super) ready: Ready,
+    /// Plaintext bytes of the next segment that a seek has gone past.
+    pub(super) skip: usize,
+    /// Whether the final segment has been loaded.
+    pub(super) done: bool,
     pub(super) known: Option<Known>,
     state: State,
     sender: Option<Sender>,
@@ -66,6 +70,8 @@ pub(super) struct Message {
     pub(super) unlocked: Arc<Unlocked>,
     seq: u64,
     pub(super) head: Vec<u8>,
+    /// Bytes of block and head.
+    pub(super) front: u64,
     context: Bytes,
     pub(super) segment_log2: u8,
     pub(super) padded: bool,
@@ -79,29 +85,32 @@ enum State {
     Failed,
 }
 
-/// What is open and not yet given: zeros, and then bytes.
+/// What is open and not yet given: zeros, then bytes, then zeros.
 #[derive(Default)]
 pub(super) struct Ready {
-    pub(super) zeros: u64,
+    zeros: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) at: usize,
+    zeros_after: u64,
 }
 
 impl Ready {
     /// Moves as much as fits into `out`.
     fn take(&mut self, out: &mut [u8]) -> usize {
-        let zeros = usize::try_from(self.zeros).unwrap_or(usize::MAX).min(out.len());
-        out[..zeros].fill(0);
-        self.zeros -= len64(zeros);
+        let before = Self::take_zeros(&mut self.zeros, out);
         let bytes = self.bytes.get(self.at..).unwrap_or_default();
-        let n = bytes.len().min(out.len() - zeros);
-        out[zeros..zeros + n].copy_from_slice(&bytes[..n]);
+        let n = bytes.len().min(out.len() - before);
+        out[before..before + n].copy_from_slice(&bytes[..n]);
         self.at += n;
-        zeros + n
+        let given = before + n;
+        given + if self.at == self.bytes.len() { Self::take_zeros(&mut self.zeros_after, &mut out[given..]) } else { 0 }
     }
 
-    fn is_empty(&self) -> bool {
-        self.zeros == 0 && self.at >= self.bytes.len()
+    fn take_zeros(zeros: &mut u64, out: &mut [u8]) -> usize {
+        let n = index(*zeros).min(out.len());
+        out[..n].fill(0);
+        *zeros -= len64(n);
+        n
     }
 }
 
@@ -113,20 +122,32 @@ impl Drop for Ready {
 }
 
 impl Message {
-    fn aad(&self) -> Vec<u8> {
-        [&self.head[..], &self.opener.policy().binding].concat()
+    pub(super) fn binding(&self) -> &[u8] {
+        &self.opener.policy().binding
     }
 
     /// Opens one segment where it is: ciphertext and tag in, plaintext out.
     pub(super) fn open(&self, index: u64, last: bool, body: &mut Vec<u8>) -> Result<(), OpenError> {
         let wrong = OpenError::Segment { index };
-        let aad = if index == 0 { self.aad() } else { Vec::new() };
+        let aad = if index == 0 { [&self.head[..], self.binding()].concat() } else { Vec::new() };
         let (text, tag) = body.split_last_chunk_mut::<16>().ok_or(wrong.clone())?;
         let at = SegmentAt { seq: self.seq, index, last };
         // [SEG-6]
         self.unlocked.schedule.open_segment(at, &aad, text, tag).map_err(|_| wrong)?;
         body.truncate(body.len() - 16);
         Ok(())
+    }
+
+    /// Whether a proof covers the message.
+    pub(super) fn is_signed(&self) -> bool {
+        !self.unlocked.is_reusable()
+    }
+
+    /// The hash that a proof covers, so far.
+    pub(super) fn hash(&self) -> Hash {
+        let mut hash = Hash::new();
+        hash.update(&self.head);
+        hash
     }
 }
 
@@ -161,20 +182,18 @@ impl<R: Read> OpenReader<R> {
         }
         head.check_under(block.options, base).map_err(OpenError::from)?;
         // [LIM-5]
-        LimitExceeded::check("segment", 1 << head.segment_log2, limits.segment).map_err(ParseError::from).map_err(OpenError::from)?;
+        LimitExceeded::check("segment", 1 << head.segment_log2, limits.segment)
+            .map_err(ParseError::from)
+            .map_err(OpenError::from)?;
         opener.policy().check_context(head.context).map_err(OpenError::from)?;
         let unlocked = opener.unlock(&raw, &block, Covers::Dek, None)?;
         opener.check_room(&unlocked, head.seq)?;
-        let covered = !unlocked.is_reusable();
-        let sender = (!covered).then_some(unlocked.sender);
-        let hash = covered.then(|| {
-            let mut hash = Hash::new();
-            hash.update(&bytes);
-            hash
-        });
         let context = Bytes::copy_from_slice(head.context);
         let (seq, segment_log2, padded) = (head.seq, head.segment_log2, head.flags.padded);
-        let message = Message { opener: opener.clone(), unlocked, seq, head: bytes, context, segment_log2, padded };
+        let front = base + len64(bytes.len());
+        let message = Message { opener: opener.clone(), unlocked, seq, head: bytes, front, context, segment_log2, padded };
+        let signed = message.is_signed();
+        let (hash, sender) = (signed.then(|| message.hash()), (!signed).then_some(message.unlocked.sender));
         let mut reader = Self {
             input,
             message,
@@ -185,6 +204,8 @@ impl<R: Read> OpenReader<R> {
             consumed: 0,
             position: 0,
             ready: Ready::default(),
+            skip: 0,
+            done: false,
             known: None,
             state: State::Reading,
             sender,
@@ -246,90 +267,137 @@ impl<R: Read> OpenReader<R> {
         if self.state == State::Failed { Err(OpenError::Failed.into()) } else { Ok(()) }
     }
 
-    /// Opens the next segment.
-    pub(super) fn load(&mut self) -> Result<(), StreamError> {
-        match self.try_load() {
-            Ok(()) => Ok(()),
-            // Such an interruption has read nothing.
-            Err(StreamError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => Err(error.into()),
-            Err(error) => self.fail(error),
-        }
+    /// Opens the next segment. What fails, fails for good: half a segment may have been read.
+    fn load(&mut self) -> Result<(), StreamError> {
+        self.try_load().or_else(|error| self.fail(error))
     }
 
     fn try_load(&mut self) -> Result<(), StreamError> {
-        let (prefix, raw) = self.read_prefix()?;
         let mut body = std::mem::take(&mut self.ready.bytes);
         body.zeroize();
-        body.clear();
-        self.read_body(prefix, &mut body)?;
+        let prefix = self.read_segment(&mut body)?;
         if let Some(hash) = &mut self.hash {
-            hash.update(&raw);
+            hash.update(&prefix.encode());
             hash.update(&body);
         }
         if let Some(known) = &self.known {
-            known.check(self.index, raw, &body)?;
+            known.check(self.index, prefix, &body)?;
         }
         self.message.open(self.index, prefix.last, &mut body)?;
         self.index += 1;
-        let given = match &mut self.unpad {
+        self.done = prefix.last;
+        self.ready = match &mut self.unpad {
             Some(unpad) => {
-                let given = unpad.push(&body);
+                let Given { zeros, bytes } = unpad.push(&body);
                 body.zeroize();
-                given
+                Ready { zeros, bytes, ..Ready::default() }
             }
-            None => Given { zeros: 0, bytes: body },
+            None => Ready { bytes: body, at: std::mem::take(&mut self.skip), ..Ready::default() },
         };
-        self.ready = Ready { zeros: given.zeros, bytes: given.bytes, at: 0 };
-        if prefix.last { self.end() } else { Ok(()) }
-    }
-
-    fn read_prefix(&mut self) -> Result<(SegmentPrefix, [u8; 4]), StreamError> {
-        let at = len64(self.message.unlocked.block_len) + len64(self.message.head.len()) + self.consumed;
-        let mut raw = Vec::with_capacity(4);
-        self.input.by_ref().take(4).read_to_end(&mut raw)?;
-        self.consumed += len64(raw.len());
-        let parsed = SegmentPrefix::parse(&mut Reader::new(&raw, at), self.index, self.message.segment_log2);
-        let prefix = parsed.map_err(OpenError::from)?;
-        Ok((prefix, prefix.encode()))
-    }
-
-    /// Memory follows what is there, never the length that the prefix says.
-    fn read_body(&mut self, prefix: SegmentPrefix, body: &mut Vec<u8>) -> Result<(), StreamError> {
-        let needed = len64(prefix.body_len());
-        let available = len64(self.input.by_ref().take(needed).read_to_end(body)?);
-        let offset = len64(self.message.unlocked.block_len) + len64(self.message.head.len()) + self.consumed;
-        self.consumed += available;
-        if available < needed {
-            return Err(OpenError::from(ParseError::Truncated { field: "segment", offset, needed, available }).into());
+        match &self.known {
+            Some(known) => {
+                // Padding is behind the payload.
+                let left = known.payload.saturating_sub(self.position);
+                let most = index(left).saturating_add(self.ready.at);
+                self.ready.bytes.truncate(most);
+            }
+            None if prefix.last => self.end()?,
+            None => {}
         }
         Ok(())
+    }
+
+    /// Reads the next prefix, and what it announces into `body`. Memory follows what is there, never the length that the
+    /// prefix says.
+    pub(super) fn read_segment(&mut self, body: &mut Vec<u8>) -> Result<SegmentPrefix, StreamError> {
+        let at = self.message.front + self.consumed;
+        body.clear();
+        self.input.by_ref().take(4).read_to_end(body)?;
+        let parsed = SegmentPrefix::parse(&mut Reader::new(body, at), self.index, self.message.segment_log2);
+        let prefix = parsed.map_err(OpenError::from)?;
+        body.clear();
+        let needed = len64(prefix.body_len());
+        let available = len64(self.input.by_ref().take(needed).read_to_end(body)?);
+        self.consumed += 4 + available;
+        if available < needed {
+            return Err(truncated(at + 4, needed, available).into());
+        }
+        Ok(prefix)
     }
 
     /// The final segment is open: what only the end can tell is asked before anything of it is given.
     fn end(&mut self) -> Result<(), StreamError> {
         // [SEG-8]
-        if self.alone && self.known.is_none() && self.input.by_ref().take(1).read_to_end(&mut Vec::new())? > 0 {
-            let offset = len64(self.message.unlocked.block_len) + len64(self.message.head.len()) + self.consumed;
+        if self.alone && self.input.by_ref().take(1).read_to_end(&mut Vec::new())? > 0 {
+            let offset = self.message.front + self.consumed;
             return Err(OpenError::from(ParseError::TrailingBytes { offset }).into());
         }
         if let Some(hash) = self.hash.take() {
             self.verify(hash)?;
         }
         if let Some(mut unpad) = self.unpad.take() {
-            let rest = unpad.end().map_err(OpenError::Content)?;
-            // Zeros that end the payload come after the bytes that are ready.
-            self.ready.bytes.drain(..self.ready.at);
-            self.ready.at = 0;
-            self.after_ready = rest.zeros;
+            self.ready.zeros_after = unpad.end().map_err(OpenError::Content)?.zeros;
         }
         self.state = State::Ended;
         Ok(())
     }
 
+    /// The end is authentic, without having been read to.
+    pub(super) fn end_is_known(&mut self, known: Known) {
+        self.known = Some(known);
+        (self.hash, self.unpad, self.state) = (None, None, State::Ended);
+    }
+
     pub(super) fn verify(&mut self, mut hash: Hash) -> Result<(), StreamError> {
-        hash.update(&self.message.opener.policy().binding);
+        hash.update(self.message.binding());
         self.message.unlocked.verify_hash(&hash.finish())?;
         self.sender = Some(self.message.unlocked.sender);
         Ok(())
+    }
+}
+
+/// What was announced and is not there.
+pub(super) fn truncated(offset: u64, needed: u64, available: u64) -> OpenError {
+    ParseError::Truncated { field: "segment", offset, needed, available }.into()
+}
+
+/// The DEK block; memory follows what is there.
+fn read_block(input: &mut impl Read, limits: &Limits) -> Result<Vec<u8>, StreamError> {
+    let mut raw = Vec::new();
+    input.take(8).read_to_end(&mut raw)?;
+    if let Some(len) = DekBlock::declared_len(&raw, limits).map_err(OpenError::from)? {
+        input.take(len64(len.saturating_sub(raw.len()))).read_to_end(&mut raw)?;
+    }
+    Ok(raw)
+}
+
+/// The message head, `base` bytes into the message.
+fn read_head(input: &mut impl Read, base: u64, limits: &Limits) -> Result<Vec<u8>, StreamError> {
+    let mut bytes = Vec::new();
+    input.take(12).read_to_end(&mut bytes)?;
+    // Its fields are judged before the context is waited for.
+    let parsed = MessageHead::parse(&mut Reader::new(&bytes, base), limits);
+    if ParseError::incomplete(parsed).map_err(OpenError::from)?.is_none()
+        && let Some(len) = bytes.get(10..12).and_then(|len| len.try_into().ok()).map(u16::from_be_bytes)
+    {
+        input.take(len.into()).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+impl<R: Read> Read for OpenReader<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.check_alive().map_err(StreamError::into_io)?;
+        if out.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let n = self.ready.take(out);
+            if n > 0 || self.done {
+                self.position += len64(n);
+                return Ok(n);
+            }
+            self.load().map_err(StreamError::into_io)?;
+        }
     }
 }

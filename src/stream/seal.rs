@@ -208,7 +208,8 @@ impl Segments {
         let n = data.len().min(PREFIX_LEN + self.size - self.buffer.len());
         if self.buffer.capacity() < self.buffer.len() + n {
             // Growing would leave plaintext behind in the old place.
-            let mut larger = Vec::with_capacity((self.buffer.len() + n + TAG_LEN).next_power_of_two().min(PREFIX_LEN + self.size + TAG_LEN));
+            let mut larger =
+                Vec::with_capacity((self.buffer.len() + n + TAG_LEN).next_power_of_two().min(PREFIX_LEN + self.size + TAG_LEN));
             larger.extend_from_slice(&self.buffer);
             self.buffer.zeroize();
             self.buffer = larger;

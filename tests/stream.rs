@@ -1,0 +1,387 @@
+//! Payloads larger than memory: the same messages as any other, released segment by segment, in whole or in part.
+
+use std::{
+    cell::Cell,
+    io::{self, Cursor, Read, Seek, SeekFrom, Write},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use kit::{Forge, TestRng, pad};
+use sealwire::{
+    Cmk, Keyring, Limits, OpenError, Opener, ParseError, Policy, PolicyError, ReplayWindow, Reuse, SealError, Sealer,
+    SealerBuilder, SenderKey, Senders, Standing, open,
+    stream::{OpenReader, SealWriter, StreamError},
+};
+
+mod kit;
+
+const ALICE: [u8; 32] = [0xa1; 32];
+const SIZES: [usize; 12] = [0, 1, 7, 8, 4095, 4096, 4097, 8191, 8192, 8193, 20_000, 65_536];
+
+fn cmk() -> Cmk {
+    Cmk::from_x25519(&[1; 32])
+}
+
+fn key() -> [u8; 32] {
+    *cmk().recipient().public_key()
+}
+
+fn opener() -> Opener {
+    Opener::new(Keyring::from(cmk()))
+}
+
+fn builder() -> SealerBuilder {
+    Sealer::builder().to(cmk().recipient().clone()).segment_log2(12)
+}
+
+fn payload(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+/// What a reader gives before it ends or fails, read in pieces of `n`.
+fn drain(mut reader: impl Read, n: usize) -> (Vec<u8>, io::Result<()>) {
+    let (mut got, mut buffer) = (Vec::new(), vec![0; n]);
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return (got, Ok(())),
+            Ok(n) => got.extend_from_slice(&buffer[..n]),
+            Err(error) => {
+                assert!(reader.read(&mut buffer).is_err(), "it stays failed");
+                return (got, Err(error));
+            }
+        }
+    }
+}
+
+fn cause(error: io::Error) -> OpenError {
+    match StreamError::of(error) {
+        StreamError::Open(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A writer gives the bytes of a one-shot seal, whatever the pieces; and readers of both kinds open both. Padded, signed and not.
+#[test]
+fn streams_are_messages() {
+    for len in SIZES {
+        for (pad, signed) in [(false, false), (true, false), (false, true), (true, true)] {
+            let settings = || {
+                let mut fills = [vec![0xd1; 32], vec![0x5a; 16], kit::EPHEMERAL.to_vec()].into_iter();
+                let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_700_000_000));
+                let entropy = move |out: &mut [u8]| out.copy_from_slice(&fills.next().unwrap());
+                let builder = builder().pad(pad).binding(*b"bound").testing_entropy(entropy).testing_clock(clock);
+                let builder = if signed { builder.sign_messages_with(SenderKey::from_ed25519(&ALICE)) } else { builder };
+                builder.build().unwrap()
+            };
+            let whole = settings().seal(b"ctx", &payload(len)).unwrap();
+            for piece in [1, 4095, 5000, usize::MAX] {
+                if piece == 1 && len > 10_000 {
+                    continue;
+                }
+                let mut writer = SealWriter::seekable(&mut settings(), b"ctx", Cursor::new(Vec::new())).unwrap();
+                for piece in payload(len).chunks(piece.min(len.max(1))) {
+                    writer.write_all(piece).unwrap();
+                }
+                assert!(writer.finish().unwrap().into_inner() == whole, "{len} by {piece}, padded {pad}, signed {signed}");
+            }
+            let policy = Policy { binding: b"bound".to_vec(), ..Policy::default() };
+            let opener = Opener::builder(Keyring::from(cmk())).policy(policy).build();
+            for n in [1, 4096, 100_000] {
+                let reader = OpenReader::new(&opener, &whole[..]).unwrap();
+                assert_eq!(&reader.context()[..], b"ctx");
+                assert_eq!(reader.sender().is_none(), signed && whole.len() > 153 + 128 + 15 + 4096 + 20);
+                let (got, end) = drain(reader, n);
+                assert!(end.is_ok() && got == payload(len), "{len} by {n}, padded {pad}, signed {signed}");
+            }
+        }
+    }
+}
+
+/// Whatever follows its first byte that is wrong, what is given is a prefix of what was sent, in whole segments. Proves SEG-6.
+#[test]
+fn what_is_released_is_the_authentic_prefix() {
+    let sent = payload(20_000);
+    let sealed = builder().build().unwrap().seal(b"", &sent).unwrap();
+    let body = 153 + 12;
+    for cut in (0..sealed.len()).step_by(97).chain(body..body + 30) {
+        let reader = OpenReader::new(&opener(), &sealed[..cut]);
+        let (got, end) = match reader {
+            Ok(reader) => drain(reader, 1000),
+            Err(StreamError::Open(error)) => {
+                assert!(matches!(error, OpenError::Parse(ParseError::Truncated { .. })), "{cut}: {error:?}");
+                continue;
+            }
+            Err(other) => panic!("{other:?}"),
+        };
+        let error = end.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(matches!(cause(error), OpenError::Parse(ParseError::Truncated { .. })));
+        let whole = (cut - body) / 4116;
+        assert!(got == sent[..whole * 4096], "{cut}: {} bytes", got.len());
+    }
+    let mut rng = TestRng::new(7);
+    for at in (body..sealed.len()).step_by(61) {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1 << rng.below(8);
+        let before = (at - body) / 4116;
+        match OpenReader::new(&opener(), &changed[..]) {
+            Ok(reader) => {
+                let (got, end) = drain(reader, 4096);
+                assert!(end.is_err() && got == sent[..before * 4096], "{at}");
+            }
+            Err(_) => assert_eq!(before, 0),
+        }
+    }
+    // Segments swapped, repeated, left out, or taken from another message.
+    let other = builder().build().unwrap().seal(b"", &sent).unwrap();
+    let segment = |bytes: &[u8], i: usize| bytes[body + i * 4116..sealed.len().min(body + (i + 1) * 4116)].to_vec();
+    for order in [[0, 2, 1, 3, 4], [0, 1, 1, 2, 4], [0, 1, 3, 4, 4], [0, 1, 2, 4, 4]] {
+        let bytes = [sealed[..body].to_vec(), order.map(|i| segment(&sealed, i)).concat()].concat();
+        let (got, end) = drain(OpenReader::new(&opener(), &bytes[..]).unwrap(), 4096);
+        let good = order.iter().enumerate().take_while(|(i, at)| i == *at).count();
+        assert!(end.is_err() && got == sent[..good * 4096]);
+    }
+    let spliced = [sealed[..body + 4116].to_vec(), segment(&other, 1)].concat();
+    let (got, end) = drain(OpenReader::new(&opener(), &spliced[..]).unwrap(), 4096);
+    assert!(matches!(cause(end.unwrap_err()), OpenError::Segment { index: 1 }) && got == sent[..4096]);
+    // Nothing of the final segment comes before it is known to be the end. Proves SEG-8.
+    let trailing = [&sealed[..], b"x"].concat();
+    let (got, end) = drain(OpenReader::new(&opener(), &trailing[..]).unwrap(), 4096);
+    assert!(matches!(cause(end.unwrap_err()), OpenError::Parse(ParseError::TrailingBytes { .. })) && got == sent[..4 * 4096]);
+    let mut many = Cursor::new([&sealed[..], &other[..]].concat());
+    for _ in 0..2 {
+        let (got, end) = drain(OpenReader::one_of_many(&opener(), &mut many).unwrap(), 4096);
+        assert!(end.is_ok() && got == sent);
+    }
+    assert_eq!(many.position() as usize, sealed.len() + other.len());
+}
+
+/// A writer that is dropped leaves something truncated; one that failed says so, and writes no more.
+#[test]
+fn a_stream_without_its_end_is_truncated() {
+    let mut sealer = builder().build().unwrap();
+    let mut out = Vec::new();
+    let mut writer = SealWriter::new(&mut sealer, b"", &mut out).unwrap();
+    writer.write_all(&payload(10_000)).unwrap();
+    drop(writer);
+    let (got, end) = drain(OpenReader::new(&opener(), &out[..]).unwrap(), 4096);
+    assert!(got == payload(8192) && end.unwrap_err().kind() == io::ErrorKind::UnexpectedEof);
+
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(data.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut writer = SealWriter::new(&mut sealer, b"", Full(5000)).unwrap();
+    assert_eq!(writer.write_all(&payload(20_000)).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert!(writer.write_all(b"x").is_err());
+    assert!(matches!(writer.finish(), Err(StreamError::Seal(SealError::Failed))));
+}
+
+/// Counts what is read.
+struct Counting<R>(R, Rc<Cell<u64>>);
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(out)?;
+        self.1.set(self.1.get() + n as u64);
+        Ok(n)
+    }
+}
+
+impl<R: Seek> Seek for Counting<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+/// Any range is what it is in the payload, wherever the reader stood; padded, signed and not.
+#[test]
+fn ranges_are_those_of_the_payload() {
+    let mut rng = TestRng::new(9);
+    for len in SIZES {
+        for (pad, signed) in [(false, false), (true, false), (true, true)] {
+            let builder = builder().pad(pad);
+            let builder = if signed { builder.sign_messages_with(SenderKey::from_ed25519(&ALICE)) } else { builder };
+            let sealed = builder.build().unwrap().seal(b"", &payload(len)).unwrap();
+            // Something stands before the message in the input.
+            let mut input = Cursor::new([b"before".to_vec(), sealed].concat());
+            input.set_position(6);
+            let mut reader = OpenReader::new(&opener(), input).unwrap();
+            assert_eq!(reader.payload_len().unwrap(), len as u64);
+            for _ in 0..20 {
+                let at = rng.below(len + 10);
+                let place = match rng.below(3) {
+                    0 => SeekFrom::Start(at as u64),
+                    1 => SeekFrom::End(at as i64 - len as i64),
+                    _ => SeekFrom::Current(at as i64 - reader.stream_position().unwrap() as i64),
+                };
+                assert_eq!(reader.seek(place).unwrap(), at as u64);
+                let mut got = vec![0; rng.below(9000)];
+                let n = reader.by_ref().take(got.len() as u64).read(&mut got).unwrap();
+                let wanted = &payload(len)[at.min(len)..];
+                assert!(got[..n] == wanted[..n] && (n > 0 || wanted.is_empty() || got.is_empty()), "{len} at {at}: {n}");
+            }
+            assert_eq!(reader.seek(SeekFrom::End(-1 - len as i64)).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(reader.rewind().map(|()| drain(reader, 777).0).unwrap(), payload(len));
+        }
+    }
+}
+
+/// A small range costs the first segment, the final one, and its own.
+#[test]
+fn a_range_reads_three_segments() {
+    let sealed = builder().build().unwrap().seal(b"", &payload(1 << 20)).unwrap();
+    let read = Rc::new(Cell::new(0));
+    let mut reader = OpenReader::new(&opener(), Counting(Cursor::new(&sealed), read.clone())).unwrap();
+    reader.seek(SeekFrom::Start(600_000)).unwrap();
+    let mut got = [0; 1000];
+    reader.read_exact(&mut got).unwrap();
+    assert_eq!(got[..], payload(1 << 20)[600_000..601_000]);
+    assert!(read.get() <= 153 + 12 + 3 * 4116, "{}", read.get());
+}
+
+/// What is cut off, or put on, is noticed by who asks for the end.
+#[test]
+fn a_range_reader_notices_a_wrong_end() {
+    let sealed = builder().build().unwrap().seal(b"", &payload(10_000)).unwrap();
+    let body = 153 + 12;
+    for cut in [1, 1828, 1829, 1840, 1848, 4000, 4116 + 1828] {
+        let Ok(mut reader) = OpenReader::new(&opener(), Cursor::new(&sealed[..sealed.len() - cut])) else { panic!("{cut}") };
+        assert!(reader.seek(SeekFrom::End(0)).is_err(), "{cut}");
+        assert!(reader.read(&mut [0; 10]).is_err(), "it stays failed");
+    }
+    for more in [1, 20, 4116] {
+        let bytes = [&sealed[..], &vec![7; more]].concat();
+        let mut reader = OpenReader::new(&opener(), Cursor::new(bytes)).unwrap();
+        assert!(reader.seek(SeekFrom::End(0)).is_err(), "{more}");
+    }
+    // A padded message whose length is not what its padding says.
+    let forge = Forge { segment_log2: 12, ..Forge::to(&[key()]) };
+    let lies = forge.envelope(0, 2, b"", &pad(&payload(100), 5000));
+    let mut reader = OpenReader::new(&opener(), Cursor::new(&lies)).unwrap();
+    assert!(matches!(cause(reader.seek(SeekFrom::Start(3)).unwrap_err()), OpenError::Content(_)));
+    let (got, end) = drain(OpenReader::new(&opener(), &lies[..]).unwrap(), 10);
+    assert!(matches!(cause(end.unwrap_err()), OpenError::Content(_)) && payload(100).starts_with(&got));
+    assert!(body < sealed.len());
+}
+
+/// Bytes that another reader of the DEK can change while they are read.
+struct Shared(Rc<std::cell::RefCell<Vec<u8>>>, u64);
+
+impl Read for Shared {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.0.borrow();
+        let mut rest = bytes.get(self.1 as usize..).unwrap_or_default();
+        let n = rest.read(out)?;
+        self.1 += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for Shared {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let len = self.0.borrow().len() as u64;
+        let place = match to {
+            SeekFrom::Start(place) => Some(place),
+            SeekFrom::End(by) => len.checked_add_signed(by),
+            SeekFrom::Current(by) => self.1.checked_add_signed(by),
+        };
+        self.1 = place.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.1)
+    }
+}
+
+/// A proof that covers the message is verified before anything is given, and holds for what is read later. Proves PRF-8.
+#[test]
+fn a_signed_message_is_what_it_was_when_it_was_verified() {
+    let forge = Forge { segment_log2: 12, ..Forge::to(&[key()]) }.signed_message(&ALICE, b"", &payload(20_000));
+    let genuine = forge.envelope(0, 0, b"", &payload(20_000));
+    let listed = Policy { senders: Some(Senders::new([*SenderKey::from_ed25519(&ALICE).verifying_key()])), ..Policy::default() };
+    let opener = Opener::builder(Keyring::from(cmk())).policy(listed).build();
+    let mut forged = genuine.clone();
+    let body = genuine.len() - 20_000 - 5 * 20;
+    let other = forge.segment(0, 3, false, b"", &[7; 4096]);
+    forged[body + 3 * 4116..body + 4 * 4116].copy_from_slice(&other);
+    // From end to end the lie is found at the end, and the sender is not named before.
+    let mut reader = OpenReader::new(&opener, &forged[..]).unwrap();
+    assert_eq!(reader.sender(), None);
+    let (got, end) = drain(&mut reader, 4096);
+    assert!(matches!(cause(end.unwrap_err()), OpenError::Proof) && got.len() == 4 * 4096 && reader.sender().is_none());
+    // Verified first, nothing comes out at all.
+    assert!(matches!(OpenReader::verified(&opener, Cursor::new(&forged)), Err(StreamError::Open(OpenError::Proof))));
+    let mut reader = OpenReader::new(&opener, Cursor::new(&forged)).unwrap();
+    assert!(matches!(cause(reader.seek(SeekFrom::Start(0)).unwrap_err()), OpenError::Proof));
+    // Changed after the check by who has the DEK: the tag holds, and the hash does not.
+    let shared = Rc::new(std::cell::RefCell::new(genuine.clone()));
+    let mut reader = OpenReader::verified(&opener, Shared(shared.clone(), 0)).unwrap();
+    assert_eq!(reader.sender().unwrap().standing(), Standing::Signed);
+    assert!(drain(&mut reader, 4096).0 == payload(20_000));
+    *shared.borrow_mut() = forged;
+    reader.seek(SeekFrom::Start(100)).unwrap();
+    let (got, end) = drain(&mut reader, 4096);
+    assert!(matches!(cause(end.unwrap_err()), OpenError::Segment { index: 3 }) && got == payload(20_000)[100..3 * 4096]);
+    // To an output that cannot go back such a message is not written.
+    let mut sealer = builder().sign_messages_with(SenderKey::from_ed25519(&ALICE)).build().unwrap();
+    assert!(matches!(SealWriter::new(&mut sealer, b"", Vec::new()), Err(StreamError::Seal(SealError::SignatureNeedsSeek))));
+}
+
+/// Proves LIM-5, CHN-2, USE-5: limits, channels and policies, before anything is decrypted.
+#[test]
+fn what_is_not_wanted_is_not_read() {
+    let begin = |opener: &Opener, bytes: &[u8]| OpenReader::new(opener, bytes).map(|_| ()).map_err(|error| error.to_string());
+    let large = Forge { segment_log2: 21, ..Forge::to(&[key()]) }.envelope(0, 0, b"", b"x");
+    assert!(begin(&opener(), &large).unwrap_err().contains("segment is 2097152, more than the limit of 1048576"));
+    let limits = Limits { segment: 1 << 21, ..Limits::default() };
+    let wide = Opener::builder(Keyring::from(cmk())).policy(Policy { limits, ..Policy::default() }).build();
+    assert_eq!(begin(&wide, &large), Ok(()));
+    let channel = Forge::to(&[key()]).envelope(0, 8, b"", b"x");
+    assert!(begin(&opener(), &channel).unwrap_err().contains("opens only in its channel"));
+    let other = Policy { context: Some(b"orders".to_vec().into()), ..Policy::default() };
+    let other = Opener::builder(Keyring::from(cmk())).policy(other).build();
+    let mut plain = Forge::to(&[key()]).envelope(0, 0, b"", b"x");
+    *plain.last_mut().unwrap() ^= 1;
+    assert!(begin(&other, &plain).unwrap_err().contains("context"));
+    assert!(begin(&opener(), &plain).unwrap_err().contains("segment 0"));
+    assert!(begin(&Opener::new(Keyring::new()), &plain).unwrap_err().contains("no matching key"));
+}
+
+/// Every stream has a DEK of its own, and leaves the one that the sealer reuses alone.
+#[test]
+fn a_stream_has_its_own_dek() {
+    let mut sealer = builder().reuse(Reuse::default()).build().unwrap();
+    let first = sealer.seal(b"", b"one").unwrap();
+    let streams: Vec<_> = (0..2).map(|_| SealWriter::new(&mut sealer, b"", Vec::new()).unwrap().finish().unwrap()).collect();
+    let second = sealer.seal(b"", b"two").unwrap();
+    assert_eq!((&first[21..37], &second[153..161]), (&second[21..37], &1u64.to_be_bytes()[..]));
+    assert!(streams[0][21..37] != streams[1][21..37] && streams.iter().all(|stream| stream[21..37] != first[21..37]));
+    assert!(streams.iter().all(|stream| open(stream, &Keyring::from(cmk())).unwrap().payload.is_empty()));
+}
+
+/// A stream is in the window once it is committed, and that is after its end.
+#[test]
+fn a_stream_counts_once_it_is_committed() {
+    let policy = Policy { max_age: Some(Duration::from_secs(3600)), replay: Some(ReplayWindow::new(1)), ..Policy::default() };
+    let opener = Opener::builder(Keyring::from(cmk())).policy(policy).build();
+    let sealed = builder().build().unwrap().seal(b"", &payload(10_000)).unwrap();
+    let mut reader = OpenReader::new(&opener, &sealed[..]).unwrap();
+    assert!(matches!(reader.commit(), Err(OpenError::Failed)), "its end has not come");
+    assert!(drain(&mut reader, 4096).1.is_ok());
+    drop(reader);
+    let mut reader = OpenReader::new(&opener, &sealed[..]).unwrap();
+    assert!(drain(&mut reader, 4096).1.is_ok());
+    reader.commit().unwrap();
+    assert!(matches!(OpenReader::new(&opener, &sealed[..]), Err(StreamError::Open(OpenError::Duplicate))));
+    assert!(matches!(opener.open(&sealed), Err(OpenError::Duplicate)));
+    let other = builder().build().unwrap().seal(b"", &payload(10_000)).unwrap();
+    let full = OpenReader::new(&opener, &other[..]).map(|_| ());
+    assert!(matches!(full, Err(StreamError::Open(OpenError::Policy(PolicyError::WindowFull { capacity: 1 })))));
+}
