@@ -1,7 +1,11 @@
 //! What a message costs as a multiple of the bare primitives of the same crates, in one run: both sides of a ratio are
 //! timed in turn, many times, and the median of the ratios is printed. With `--check` a ratio over its bound fails.
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    io::{Read, Write},
+    time::Instant,
+};
 
 use bytes::BytesMut;
 use chacha20poly1305::{
@@ -9,6 +13,7 @@ use chacha20poly1305::{
     aead::{AeadInOut, inout::InOutBuf},
 };
 use rand::TryRng;
+use sealwire::stream::{OpenReader, SealWriter};
 use sealwire::{CachePolicy, Cmk, HintMode, Keyring, Opener, Recipient, Reuse, Rewrap, Sealer};
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -69,6 +74,7 @@ fn main() {
     }
     rows.push(seal_fresh());
     rows.push(open_fresh());
+    rows.extend(streams());
     rows.push(seal_to_many());
     rows.push(open_as_the_last());
     rows.extend(large_keyrings());
@@ -215,4 +221,26 @@ fn rewrap_header() -> Row {
     };
     let name = "rewrap a header to one more / X25519 key generation + 2 DHs";
     pair(name, Some(1.3), 50, &mut || drop(black_box(change.block(&envelope[..153], &keyring).unwrap())), &mut bare)
+}
+
+/// A stream of 16 MiB from memory to memory, beside the AEAD on buffers of 64 KiB.
+fn streams() -> Vec<Row> {
+    const LEN: usize = 16 << 20;
+    let cmk = Cmk::generate().unwrap();
+    let mut sealer = Sealer::builder().to(cmk.recipient().clone()).build().unwrap();
+    let opener = Opener::new(Keyring::from(cmk));
+    let payload = vec![7; LEN];
+    let mut one = bare_aead(65_536);
+    let mut bare = || (0..LEN / 65_536).for_each(|_| one());
+    let mut out = Vec::with_capacity(LEN + (1 << 17));
+    let mut seal = || {
+        out.clear();
+        let mut writer = SealWriter::new(&mut sealer, b"", &mut out).unwrap();
+        writer.write_all(&payload).unwrap();
+        writer.finish().unwrap();
+    };
+    let sealing = pair("seal a stream of 16 MiB / AEAD on 64 KiB buffers", None, 1, &mut seal, &mut bare);
+    let (sealed, mut back) = (out.clone(), vec![0; LEN]);
+    let mut open = || OpenReader::new(&opener, &sealed[..]).unwrap().read_exact(&mut back).unwrap();
+    vec![sealing, pair("open a stream of 16 MiB / AEAD on 64 KiB buffers", None, 1, &mut open, &mut bare)]
 }

@@ -273,17 +273,15 @@ impl<R: Read> OpenReader<R> {
     }
 
     fn try_load(&mut self) -> Result<(), StreamError> {
+        // What is left in it is overwritten, and wiped when the reader is dropped.
         let mut body = std::mem::take(&mut self.ready.bytes);
-        body.zeroize();
-        let prefix = self.read_segment(&mut body)?;
-        if let Some(hash) = &mut self.hash {
-            hash.update(&prefix.encode());
-            hash.update(&body);
-        }
-        if let Some(known) = &self.known {
-            known.check(self.index, prefix, &body)?;
-        }
-        self.message.open(self.index, prefix.last, &mut body)?;
+        let prefix = match self.open_next(&mut body) {
+            Ok(prefix) => prefix,
+            Err(error) => {
+                body.zeroize();
+                return Err(error);
+            }
+        };
         self.index += 1;
         self.done = prefix.last;
         self.ready = match &mut self.unpad {
@@ -305,6 +303,20 @@ impl<R: Read> OpenReader<R> {
             None => {}
         }
         Ok(())
+    }
+
+    /// Reads the next segment and opens it where it is.
+    fn open_next(&mut self, body: &mut Vec<u8>) -> Result<SegmentPrefix, StreamError> {
+        let prefix = self.read_segment(body)?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(&prefix.encode());
+            hash.update(body);
+        }
+        if let Some(known) = &self.known {
+            known.check(self.index, prefix, body)?;
+        }
+        self.message.open(self.index, prefix.last, body)?;
+        Ok(prefix)
     }
 
     /// Reads the next prefix, and what it announces into `body`. Memory follows what is there, never the length that the
