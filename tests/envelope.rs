@@ -70,6 +70,26 @@ fn everything_round_trips() {
     }
 }
 
+/// Two opened messages are the same where all that was sealed is, however they were opened.
+#[test]
+fn opened_messages_differ_in_every_part() {
+    let forge = || Forge::to(&[key(1), key(2)]);
+    let usual = forge().envelope(0, 0, b"ctx", b"x");
+    let others = [
+        (1, forge().envelope(1, 0, b"ctx", b"x")),
+        (1, forge().envelope(0, 0, b"", b"x")),
+        (1, forge().envelope(0, 0, b"ctx", b"y")),
+        (1, Forge { created_at: 1, ..forge() }.envelope(0, 0, b"ctx", b"x")),
+        (1, forge().signed(&[0xa1; 32], b"").envelope(0, 0, b"ctx", b"x")),
+        (2, usual.clone()),
+    ];
+    let opened = opener(1).open(&usual).unwrap();
+    assert_eq!(opened, opener(1).open_in_place(BytesMut::from(&usual[..])).unwrap());
+    for (reader, other) in others {
+        assert_ne!(opened, opener(reader).open(&other).unwrap());
+    }
+}
+
 /// The kit writes the same bytes from the tables, and reads are of its bytes too.
 #[test]
 fn the_kit_agrees() {
