@@ -222,6 +222,18 @@ fn a_full_window_opens_no_channel() {
     }
 }
 
+/// An epoch of a channel takes one place, whatever follows in it.
+#[test]
+fn an_epoch_takes_one_place() {
+    let (opener, _) = opener(1, None);
+    let first = forge(1).envelope_bound(0, 8, b"", b"x", b"", b"");
+    let later = (1..4).flat_map(|seq| forge(1).follow_up(seq, 8, b"", b"x", b""));
+    let mut input: BytesMut = first.into_iter().chain(later).collect();
+    let mut channel = ChannelOpener::new(opener, Role::Acceptor, b"");
+    let held: Vec<_> = std::iter::from_fn(|| channel.next(&mut input).unwrap()).collect();
+    assert_eq!(held.len(), 4);
+}
+
 /// A message that nobody has seen yet is refused as well once its age has run out while it was handled. Proves RPL-1.
 #[test]
 fn what_is_held_too_long_is_refused() {
