@@ -102,6 +102,9 @@ fn standings_of_what_we_seal() {
     }
     let anonymous = to(&[1]).build().unwrap().seal(b"", b"x").unwrap();
     assert_eq!(opener(1).open(&anonymous).unwrap().sender, Sender::Anonymous);
+    let last_word = to(&[1]).sign_messages_with(sender(&BOB)).sign_with(sender(&ALICE));
+    let opened = opener(1).open(&last_word.build().unwrap().seal(b"", b"x").unwrap()).unwrap();
+    assert_eq!(opened.sender, Sender::Dek { key, for_me_alone: true, rewrapped: false });
     let mut sentences = HashSet::new();
     for name in ["signed", "signed-rewrapped", "verified", "group", "origin", "anonymous"] {
         let standing: Standing = name.parse().unwrap();
@@ -130,7 +133,9 @@ fn what_a_signature_covers() {
     assert!(matches!(opener.open(&crossed), Err(OpenError::Proof)));
     let mut renumbered = one.clone();
     renumbered[block + 7] = 1;
-    assert!(matches!(opener.open(&renumbered), Err(OpenError::Parse(ParseError::Malformed { field: "seq", .. }))));
+    let at = block as u64;
+    let refused = opener.open(&renumbered);
+    assert!(matches!(refused, Err(OpenError::Parse(ParseError::Malformed { field: "seq", offset, .. })) if offset == at));
     let forge = Forge::to(&[*recipient(1).public_key()]).signed_message(&ALICE, b"", b"x");
     let on_channel = drain(ChannelOpener::new(opener.clone(), Role::Acceptor, b""), &forge.envelope(0, 8, b"", b"x")).1;
     let at = 153 + 128 + 9;
