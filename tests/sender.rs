@@ -87,6 +87,14 @@ fn our_proofs_are_those_of_the_second_writer() {
     assert_eq!(out, theirs.envelope_bound(0, 8 | 16 | 1, b"", b"payload", b"", b"bound"));
 }
 
+/// A key is shown by its public half alone.
+#[test]
+fn keys_are_shown_by_their_public_half() {
+    assert_eq!(format!("{:?}", name(&ALICE)), format!("VerifyingKey({})", name(&ALICE)));
+    let shown = format!("{:?}", sender(&ALICE));
+    assert!(shown.contains(&name(&ALICE).to_string()) && !shown.contains(sender(&ALICE).to_text().as_str()));
+}
+
 /// What each kind of proof is worth to each number of readers.
 #[test]
 fn standings_of_what_we_seal() {
@@ -161,8 +169,8 @@ fn a_dek_from_elsewhere_is_signed_only_when_it_is_mine_alone() {
 #[test]
 fn the_dek_of_a_signed_message_is_asked_for_each_time() {
     for alone in [false, true] {
-        let (service, keyring) = (Service::new(cmk(1), alone), Keyring::new());
-        keyring.add_decapsulator(service.clone());
+        let (service, keyring) = (Service::new(cmk(1)), Keyring::new());
+        keyring.add_decapsulator(if alone { Arc::new(Token(service.clone())) } else { service.clone() });
         let opener = Opener::new(keyring);
         let forge = || Forge::to(&[*recipient(1).public_key()]);
         for (signed, asked) in [(forge().signed_message(&ALICE, b"", b"x"), 3), (forge().signed(&ALICE, b""), 1)] {
@@ -176,13 +184,12 @@ fn the_dek_of_a_signed_message_is_asked_for_each_time() {
 /// A key that is held elsewhere, and how often it was asked.
 struct Service {
     cmk: Cmk,
-    alone: bool,
     asked: AtomicUsize,
 }
 
 impl Service {
-    fn new(cmk: Cmk, alone: bool) -> Arc<Self> {
-        Arc::new(Self { cmk, alone, asked: AtomicUsize::new(0) })
+    fn new(cmk: Cmk) -> Arc<Self> {
+        Arc::new(Self { cmk, asked: AtomicUsize::new(0) })
     }
 }
 
@@ -191,13 +198,26 @@ impl Decapsulator for Service {
         self.cmk.recipient()
     }
 
-    fn is_mine_alone(&self) -> bool {
-        self.alone
-    }
-
     fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.cmk.decapsulate(enc)
+    }
+}
+
+/// A key that is held elsewhere and that nobody else can use.
+struct Token(Arc<Service>);
+
+impl Decapsulator for Token {
+    fn recipient(&self) -> &Recipient {
+        self.0.recipient()
+    }
+
+    fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
+        self.0.decapsulate(enc)
+    }
+
+    fn is_mine_alone(&self) -> bool {
+        true
     }
 }
 
@@ -209,8 +229,11 @@ fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
     let standing = |opener: &Opener| opener.open(&envelope).unwrap().sender.standing();
     assert_eq!(standing(&opener(1)), Standing::Verified);
     let service = Keyring::new();
-    service.add_decapsulator(Service::new(cmk(1), false));
+    service.add_decapsulator(Service::new(cmk(1)));
     assert_eq!(standing(&Opener::new(service)), Standing::Group);
+    let token = Keyring::new();
+    token.add_decapsulator(Arc::new(Token(Service::new(cmk(1)))));
+    assert_eq!(standing(&Opener::new(token)), Standing::Verified);
     let supplied = |dek: Dek| {
         let opener = Opener::new(Keyring::new());
         let Ok(Begun::NeedsDek(waiting)) = opener.begin(&envelope) else { panic!("no key at hand") };
@@ -262,7 +285,7 @@ fn a_key_that_becomes_shared_is_shared() {
     let opener = Opener::new(keyring.clone());
     let standing = |seq| opener.open(&forge.envelope(seq, 0, b"", b"x")).unwrap().sender.standing();
     assert_eq!((standing(0), standing(1)), (Standing::Verified, Standing::Verified));
-    keyring.add_decapsulator(Service::new(cmk(1), false));
+    keyring.add_decapsulator(Service::new(cmk(1)));
     assert_eq!((standing(2), standing(3)), (Standing::Group, Standing::Group));
 }
 
@@ -287,7 +310,7 @@ fn only_listed_senders_are_opened() {
     assert_eq!(refused(listed.open(&anonymous)), Standing::Anonymous);
     assert!(only(1, Senders::new([name(&ALICE)]).also(Standing::Anonymous)).open(&anonymous).is_ok());
     // Nor is a key asked for what nobody has signed.
-    let (service, keyring) = (Service::new(cmk(1), false), Keyring::new());
+    let (service, keyring) = (Service::new(cmk(1)), Keyring::new());
     keyring.add_decapsulator(service.clone());
     let policy = Policy { senders: Some(Senders::new([name(&ALICE)])), ..Policy::default() };
     assert_eq!(refused(Opener::builder(keyring).policy(policy).build().open(&anonymous)), Standing::Anonymous);
