@@ -407,6 +407,17 @@ fn the_cache_forgets() {
     supply(&small, 0);
 }
 
+/// A keyring knows its keys by their names, and shows them.
+#[test]
+fn a_keyring_has_what_was_put_into_it() {
+    let (one, two) = (cmk(1).recipient().fingerprint(), cmk(2).recipient().fingerprint());
+    let keyring = Keyring::from(cmk(1));
+    assert!(keyring.contains(&one) && !keyring.contains(&two) && !keyring.is_empty());
+    assert!(format!("{keyring:?}").contains(&one.to_string()));
+    assert!(!keyring.remove(&two) && keyring.remove(&one) && !keyring.remove(&one));
+    assert!(!keyring.contains(&one) && keyring.is_empty());
+}
+
 /// It holds so many DEKs and so many bytes of blocks, the latest; where that is none, none. A block that is taken up again
 /// is held once.
 #[test]
