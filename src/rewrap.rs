@@ -12,7 +12,7 @@ use crate::{
         SealError,
         block::{Slot, finish_block, hint},
     },
-    wire::{DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, PROOF_LEN, ParseError, SlotLayout, Slots, len64},
+    wire::{DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, ParseError, SlotLayout, Slots, len64},
 };
 
 /// Changes who can read an envelope: its DEK block is written anew, and the rest of it is copied.
@@ -199,9 +199,9 @@ impl Rewrap {
             new.put(recipient, &Ephemeral::new(Entropy::default().secret()?), true, &mut slots)?;
         }
         let enc = if layout == SlotLayout::SharedEnc && count > 0 { block.enc } else { None };
-        let sender_proof = proof.as_ref().map(|_| &[0; PROOF_LEN]);
         let slots = Slots::new(&slots, layout);
-        let block = DekBlock { options, enc, slots, externals, sender_proof, header_mac: &[0; 32], ..*block };
+        // What stands there of the old proof and header_mac is written over at the end.
+        let block = DekBlock { options, enc, slots, externals, ..*block };
         self.check_writable(&block)?;
         let mut out = Vec::with_capacity(block.encoded_len());
         block.encode(&mut out);

@@ -126,6 +126,24 @@ fn the_kits_channel_opens() {
     end.unwrap();
 }
 
+/// What is padded arrives without its padding, also on a channel; and the channel is open until its last message.
+#[test]
+fn padded_messages_arrive_as_they_were() {
+    let sealer = Sealer::builder().to(cmk().recipient().clone()).pad(true).build().unwrap();
+    let mut sender = ChannelSealer::new(sealer, Role::Initiator, b"greeting");
+    let mut out = BytesMut::new();
+    sender.seal(b"", &[7; 1001], &mut out).unwrap();
+    let first = out.len();
+    sender.seal(b"", &[7; 1003], &mut out).unwrap();
+    assert_eq!(out.len() - first, 4 + 4 + 1024 + 16);
+    assert!(!sender.is_closed());
+    sender.finish(&mut out).unwrap();
+    assert!(sender.is_closed());
+    let (got, end) = receive(&out);
+    assert!(end.is_ok());
+    assert_eq!(got, [vec![7; 1001], vec![7; 1003]]);
+}
+
 /// Proves CHN-13, CHN-15: an empty last message is delivered, a notice is not.
 #[test]
 fn an_empty_last_message_is_not_lost() {

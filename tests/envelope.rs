@@ -9,8 +9,8 @@ use std::{
 use bytes::BytesMut;
 use kit::{Forge, TestRng};
 use sealwire::{
-    Begun, CachePolicy, Cmk, Dek, HintMode, Keyring, LimitExceeded, Limits, OpenError, Opener, ParseError, Policy, PolicyError,
-    Recipient, Reuse, SealError, Sealer, Suite, open, seal,
+    Begun, CachePolicy, Cmk, DecapsulateError, Decapsulator, Dek, HintMode, Keyring, LimitExceeded, Limits, OpenError, Opener,
+    ParseError, Policy, PolicyError, Recipient, Reuse, SealError, Sealer, SharedSecret, Suite, open, seal,
 };
 
 mod kit;
@@ -67,6 +67,26 @@ fn everything_round_trips() {
                 }
             }
         }
+    }
+}
+
+/// Two opened messages are the same where all that was sealed is, however they were opened.
+#[test]
+fn opened_messages_differ_in_every_part() {
+    let forge = || Forge::to(&[key(1), key(2)]);
+    let usual = forge().envelope(0, 0, b"ctx", b"x");
+    let others = [
+        (1, forge().envelope(1, 0, b"ctx", b"x")),
+        (1, forge().envelope(0, 0, b"", b"x")),
+        (1, forge().envelope(0, 0, b"ctx", b"y")),
+        (1, Forge { created_at: 1, ..forge() }.envelope(0, 0, b"ctx", b"x")),
+        (1, forge().signed(&[0xa1; 32], b"").envelope(0, 0, b"ctx", b"x")),
+        (2, usual.clone()),
+    ];
+    let opened = opener(1).open(&usual).unwrap();
+    assert_eq!(opened, opener(1).open_in_place(BytesMut::from(&usual[..])).unwrap());
+    for (reader, other) in others {
+        assert_ne!(opened, opener(reader).open(&other).unwrap());
     }
 }
 
@@ -283,6 +303,10 @@ fn a_sealer_refuses_what_readers_would() {
     let block = |block| sealing(Limits { block, ..Limits::default() }).map(|_| ());
     assert_eq!(block(69 + 32 + 104), Ok(()));
     assert!(matches!(block(69 + 32 + 103), Err(SealError::LimitExceeded(LimitExceeded { limit: "block", .. }))));
+    // slot_count has two bytes, whatever the limits.
+    let boundless = Limits { recipients: u64::MAX, ..Limits::default() };
+    let many = Sealer::builder().to_all(vec![cmk(1).recipient().clone(); 65_536]).limits(boundless).build();
+    assert!(matches!(many.map(|_| ()), Err(SealError::LimitExceeded(LimitExceeded { limit: "recipients", .. }))));
     let few = Sealer::builder().to_all(recipients(2)).limits(Limits { recipients: 1, ..Limits::default() }).build();
     assert!(matches!(few.map(|_| ()), Err(SealError::LimitExceeded(LimitExceeded { limit: "recipients", .. }))));
     // context_len has two bytes, whatever the limits.
@@ -383,6 +407,17 @@ fn the_cache_forgets() {
     supply(&small, 0);
 }
 
+/// A keyring knows its keys by their names, and shows them.
+#[test]
+fn a_keyring_has_what_was_put_into_it() {
+    let (one, two) = (cmk(1).recipient().fingerprint(), cmk(2).recipient().fingerprint());
+    let keyring = Keyring::from(cmk(1));
+    assert!(keyring.contains(&one) && !keyring.contains(&two) && !keyring.is_empty());
+    assert!(format!("{keyring:?}").contains(&one.to_string()));
+    assert!(!keyring.remove(&two) && keyring.remove(&one) && !keyring.remove(&one));
+    assert!(!keyring.contains(&one) && keyring.is_empty());
+}
+
 /// It holds so many DEKs and so many bytes of blocks, the latest; where that is none, none. A block that is taken up again
 /// is held once.
 #[test]
@@ -454,7 +489,33 @@ fn no_dek_is_asked_for_in_vain() {
     assert!(matches!(begin(Policy::default(), &forge), Ok(true)));
     let aged = Policy { max_age: Some(Duration::from_secs(1)), ..Policy::default() };
     assert!(matches!(begin(aged, &forge), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
-    assert!(matches!(begin(Policy::default(), &Forge { suite: 2, ..forge }), Err(OpenError::Parse(_))));
+    assert!(matches!(begin(Policy::default(), &Forge { suite: 2, ..forge.clone() }), Err(OpenError::Parse(_))));
+    // A slot with another DEK, and a key that could not be asked, are mended by the right DEK; a proof that does not hold is not.
+    let wrong = Forge { slots: vec![forge.slot(&key(1), &[7; 32])], ..forge.clone() };
+    let locked = Keyring::new();
+    locked.add_decapsulator(Arc::new(Locked(cmk(1))));
+    for (keyring, forge) in [(Keyring::from(cmk(1)), &wrong), (locked, &forge)] {
+        let envelope = forge.envelope(0, 0, b"", b"x");
+        let opener = Opener::new(keyring);
+        let Ok(Begun::NeedsDek(waiting)) = opener.begin(&envelope) else { panic!("it waits") };
+        assert!(matches!(waiting.reason(), OpenError::HeaderMac | OpenError::KeyUnavailable(_)));
+        assert!(waiting.supply(Dek::import(&forge.dek)).unwrap().open().is_ok());
+    }
+    let elsewhere = forge.signed(&[0xa1; 32], b"signed for something else").envelope(0, 0, b"", b"x");
+    assert!(matches!(opener(1).begin(&elsewhere), Err(OpenError::Proof)));
+}
+
+/// A key that is never there.
+struct Locked(Cmk);
+
+impl Decapsulator for Locked {
+    fn recipient(&self) -> &Recipient {
+        self.0.recipient()
+    }
+
+    fn decapsulate(&self, _enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
+        Err(DecapsulateError::Unavailable("the token is locked".into()))
+    }
 }
 
 /// Externals alone: the block says whom to ask.
@@ -542,6 +603,11 @@ fn peers_are_told_one_word() {
     let said = |i, envelope: &[u8]| opener(i).open(envelope).unwrap_err().to_peer();
     for word in [said(1, &mac), said(1, &tag), said(1, &padding), said(2, &tag)] {
         assert_eq!(word, "refused");
+    }
+    use OpenError::{Duplicate, Failed, HeaderMac, InHand, NoMatchingKey, Policy, Proof, SenderChanged};
+    let full = Policy(PolicyError::WindowFull { capacity: 1 });
+    for error in [Duplicate, Failed, HeaderMac, InHand, NoMatchingKey, Proof, SenderChanged, full] {
+        assert_eq!(error.to_peer(), "refused", "{error}");
     }
     assert!(said(1, &mac[..40]).contains("truncated"));
     assert_eq!(OpenError::ChannelTruncated { delivered: 7 }.to_peer(), "truncated");

@@ -127,6 +127,17 @@ fn a_full_window_refuses_and_forgets_nothing_early() {
     assert!(matches!(ageless.open(&messages[3]), Err(OpenError::Policy(PolicyError::WindowWithoutAge))));
 }
 
+/// A message that is dropped gives back its own place and no other. Proves RPL-3.
+#[test]
+fn a_dropped_message_gives_back_one_place() {
+    let (opener, _) = opener(2, None);
+    let open = |salt| opener.open(&forge(salt).envelope(0, 0, b"", b"x"));
+    let (one, _two) = (open(1).unwrap(), open(2).unwrap());
+    drop(one);
+    let _three = open(3).unwrap();
+    assert!(matches!(open(4), Err(OpenError::Policy(PolicyError::WindowFull { capacity: 2 }))));
+}
+
 /// An opener of the window of another, under another age; both by one clock.
 fn with_window(window: &ReplayWindow, age: u64, clock: &Arc<AtomicU64>) -> Opener {
     let policy = Policy {
@@ -176,9 +187,66 @@ fn what_is_forgotten_is_refused() {
     short.open(&envelope).unwrap().commit();
     assert!(matches!(long.open(&envelope), Err(OpenError::Duplicate)));
     clock.store(NOW + 10, Ordering::SeqCst);
+    assert!(short.open(&Forge { created_at: NOW + 10, ..forge(2) }.envelope(0, 0, b"", b"x")).is_ok());
     assert!(matches!(long.open(&envelope), Err(OpenError::Duplicate)));
     clock.store(NOW + 3601, Ordering::SeqCst);
     assert!(matches!(long.open(&envelope), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+}
+
+/// A name stays as long as its block passes, and the tolerance for clocks is part of that. Proves RPL-1.
+#[test]
+fn the_tolerance_for_clocks_counts_in_the_window_too() {
+    let clock = Arc::new(AtomicU64::new(NOW + 359));
+    let (max_age, replay) = (Some(Duration::from_secs(60)), Some(ReplayWindow::new(1)));
+    let policy = Policy { max_age, replay, clock_tolerance: Duration::from_secs(300), ..Policy::default() };
+    let opener = Opener::builder(Keyring::from(cmk())).policy(policy).testing_clock(clock.clone()).build();
+    let envelope = forge(1).envelope(0, 0, b"", b"x");
+    opener.open(&envelope).unwrap().commit();
+    clock.store(NOW + 360, Ordering::SeqCst);
+    assert!(matches!(opener.open(&envelope), Err(OpenError::Duplicate)));
+    clock.store(NOW + 361, Ordering::SeqCst);
+    assert!(matches!(opener.open(&envelope), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+}
+
+/// A window that is full, or has no place at all, opens no channel either, and decrypts nothing. Proves RPL-3.
+#[test]
+fn a_full_window_opens_no_channel() {
+    for capacity in [0, 1] {
+        let (opener, _) = opener(capacity, None);
+        let kept = opener.open(&forge(1).envelope(0, 0, b"", b"x"));
+        assert_eq!(kept.is_ok(), capacity == 1);
+        let mut first = BytesMut::from(&forge(2).envelope_bound(0, 8, b"", b"x", b"", b"")[..]);
+        *first.last_mut().unwrap() ^= 1;
+        let opened = ChannelOpener::new(opener, Role::Acceptor, b"").next(&mut first);
+        assert!(matches!(opened, Err(OpenError::Policy(PolicyError::WindowFull { capacity: full })) if full == capacity));
+    }
+}
+
+/// An epoch of a channel takes one place, whatever follows in it.
+#[test]
+fn an_epoch_takes_one_place() {
+    let (opener, _) = opener(1, None);
+    let first = forge(1).envelope_bound(0, 8, b"", b"x", b"", b"");
+    let later = (1..4).flat_map(|seq| forge(1).follow_up(seq, 8, b"", b"x", b""));
+    let mut input: BytesMut = first.into_iter().chain(later).collect();
+    let mut channel = ChannelOpener::new(opener, Role::Acceptor, b"");
+    let held: Vec<_> = std::iter::from_fn(|| channel.next(&mut input).unwrap()).collect();
+    assert_eq!(held.len(), 4);
+}
+
+/// A message that nobody has seen yet is refused as well once its age has run out while it was handled. Proves RPL-1.
+#[test]
+fn what_is_held_too_long_is_refused() {
+    let (opener, clock) = opener(10, None);
+    let envelope = forge(1).envelope(0, 0, b"", b"x");
+    for (later, opens) in [(61, false), (60, true)] {
+        clock.store(NOW, Ordering::SeqCst);
+        let Ok(Begun::Ready(ready)) = opener.begin(&envelope) else { panic!("the key is there") };
+        clock.store(NOW + later, Ordering::SeqCst);
+        let opened = ready.open();
+        assert_eq!(opened.is_ok(), opens);
+        assert!(opens || matches!(opened, Err(OpenError::Policy(PolicyError::OlderThanTheWindow))));
+    }
 }
 
 /// A slow connection whose age runs out on the way delivers nothing. Proves RPL-1, USE-3.
@@ -206,19 +274,26 @@ fn a_slow_connection_is_no_way_around_the_window() {
     assert!(matches!(first.next(&mut input), Err(OpenError::Policy(PolicyError::TooOld { age: 61, maximum: 60 }))));
 }
 
-/// A name that was let go and came again is not the one that an old handler drops.
+/// A name that was let go and came again, in a block of another date that somebody with the DEK has made, is not the one that an
+/// old handler drops or commits. Proves RPL-5.
 #[test]
 fn an_old_handler_drops_its_own_name_alone() {
-    let (window, clock) = (ReplayWindow::new(10), Arc::new(AtomicU64::new(NOW)));
-    let opener = with_window(&window, 60, &clock);
-    let envelope = forge(1).envelope(0, 0, b"", b"x");
-    let opened = opener.open(&envelope).unwrap();
-    let last = opened.clone();
-    drop(opened);
-    last.commit();
-    drop(last);
-    assert!(matches!(opener.open(&envelope), Err(OpenError::Duplicate)));
-    assert!(format!("{window:?}").contains("names: 1"));
+    for commit in [false, true] {
+        let (window, clock) = (ReplayWindow::new(10), Arc::new(AtomicU64::new(NOW)));
+        let opener = with_window(&window, 60, &clock);
+        let old = opener.open(&forge(1).envelope(0, 0, b"", b"x")).unwrap();
+        clock.store(NOW + 61, Ordering::SeqCst);
+        let anew = Forge { created_at: NOW + 61, ..forge(1) }.envelope(0, 0, b"", b"x");
+        let new = opener.open(&anew).unwrap();
+        if commit {
+            old.commit();
+        }
+        drop(old);
+        assert!(matches!(opener.open(&anew), Err(OpenError::InHand)));
+        assert!(format!("{window:?}").contains("names: 1"));
+        new.commit();
+        assert!(matches!(opener.open(&anew), Err(OpenError::Duplicate)));
+    }
 }
 
 /// Proves RPL-4.
@@ -235,6 +310,15 @@ fn one_sender_cannot_fill_another_s_window() {
         assert!(matches!(opener.open(&by(&[9; 32], stranger)), Err(OpenError::Policy(PolicyError::Sender(_)))));
     }
     assert!(matches!(opener.open(&by(&alice, 10)), Err(OpenError::Duplicate)));
+}
+
+/// Without a list anyone can make a key, and so all keys share one window. Proves RPL-3.
+#[test]
+fn keys_that_nobody_listed_share_a_window() {
+    let (opener, _) = opener(2, None);
+    let by = |seed| opener.open(&forge(seed).signed(&[seed; 32], b"").envelope(0, 0, b"", b"x"));
+    let _held = (by(1).unwrap(), by(2).unwrap());
+    assert!(matches!(by(3), Err(OpenError::Policy(PolicyError::WindowFull { capacity: 2 }))));
 }
 
 /// What others made of a sender's DEKs does not crowd out what is known to be his. Proves RPL-4.

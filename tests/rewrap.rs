@@ -157,6 +157,10 @@ fn externals_are_kept() {
     let raw = Rewrap::new().without(recipient(1)).block_with_dek(&both.block(), &dek()).unwrap();
     assert_eq!((block(&raw).slots.len(), block(&raw).externals.len()), (0, 1));
     assert_eq!(raw, alone.block());
+    let own = Forge { options: 1 | 8, enc: None, ..both.clone() };
+    let own = Forge { slots: vec![own.own_slot(&[0x46; 32], recipient(1).public_key(), &own.dek)], ..own };
+    let raw = Rewrap::new().without(recipient(1)).block_with_dek(&own.block(), &dek()).unwrap();
+    assert_eq!(raw, alone.block(), "without slots there is no enc, of whichever kind");
 }
 
 fn standing(envelope: &[u8], i: u8) -> Standing {

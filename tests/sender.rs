@@ -1,6 +1,13 @@
 //! Who has written, and who may (spec 6.5, 6.6, 10.3): the proofs that we write, what they are worth, and what is refused.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use kit::{Forge, TestRng, channel, verifying_key};
@@ -51,7 +58,7 @@ fn our_proofs_are_those_of_the_second_writer() {
         let mut fills = [vec![0xd1; 32], vec![0x5a; 16], kit::EPHEMERAL.to_vec()].into_iter();
         move |out: &mut [u8]| out.copy_from_slice(&fills.next().unwrap())
     };
-    let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_700_000_000));
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let base = || to(&[1]).testing_entropy(entropy()).testing_clock(clock.clone());
     let forge = || Forge::to(&[*recipient(1).public_key()]);
 
@@ -64,11 +71,28 @@ fn our_proofs_are_those_of_the_second_writer() {
     base().sign_messages_with(sender(&ALICE)).build().unwrap().seal_in_place(b"ctx", &mut buffer).unwrap();
     assert_eq!(buffer, theirs);
 
+    let bound = || base().binding(*b"bound").sign_messages_with(sender(&ALICE)).build().unwrap();
+    let signed = Forge { options: 1 | 0x14, ..forge() };
+    let signed = signed.clone().signed(&ALICE, &signed.message_hash(0, b"ctx", b"payload", b"bound"));
+    let theirs = signed.envelope_bound(0, 0, b"ctx", b"payload", b"", b"bound");
+    assert_eq!(bound().seal(b"ctx", b"payload").unwrap(), theirs);
+    let mut buffer = BytesMut::from(&b"payload"[..]);
+    bound().seal_in_place(b"ctx", &mut buffer).unwrap();
+    assert_eq!(buffer, theirs);
+
     let sealer = base().sign_with(sender(&ALICE)).build().unwrap();
     let mut out = BytesMut::new();
     ChannelSealer::new(sealer, Role::Acceptor, b"bound").seal_last(b"", b"payload", &mut out).unwrap();
     let theirs = forge().signed(&ALICE, &channel(true, b"bound"));
     assert_eq!(out, theirs.envelope_bound(0, 8 | 16 | 1, b"", b"payload", b"", b"bound"));
+}
+
+/// A key is shown by its public half alone.
+#[test]
+fn keys_are_shown_by_their_public_half() {
+    assert_eq!(format!("{:?}", name(&ALICE)), format!("VerifyingKey({})", name(&ALICE)));
+    let shown = format!("{:?}", sender(&ALICE));
+    assert!(shown.contains(&name(&ALICE).to_string()) && !shown.contains(sender(&ALICE).to_text().as_str()));
 }
 
 /// What each kind of proof is worth to each number of readers.
@@ -86,8 +110,14 @@ fn standings_of_what_we_seal() {
     }
     let anonymous = to(&[1]).build().unwrap().seal(b"", b"x").unwrap();
     assert_eq!(opener(1).open(&anonymous).unwrap().sender, Sender::Anonymous);
-    for standing in ["signed", "signed-rewrapped", "verified", "group", "origin", "anonymous"] {
-        assert_eq!(standing.parse::<Standing>().unwrap().to_string(), standing);
+    let last_word = to(&[1]).sign_messages_with(sender(&BOB)).sign_with(sender(&ALICE));
+    let opened = opener(1).open(&last_word.build().unwrap().seal(b"", b"x").unwrap()).unwrap();
+    assert_eq!(opened.sender, Sender::Dek { key, for_me_alone: true, rewrapped: false });
+    let mut sentences = HashSet::new();
+    for name in ["signed", "signed-rewrapped", "verified", "group", "origin", "anonymous"] {
+        let standing: Standing = name.parse().unwrap();
+        assert_eq!(standing.to_string(), name);
+        assert!(sentences.insert(standing.in_words()), "{name} has a sentence of its own");
     }
     assert!("trusted".parse::<Standing>().is_err());
 }
@@ -111,7 +141,13 @@ fn what_a_signature_covers() {
     assert!(matches!(opener.open(&crossed), Err(OpenError::Proof)));
     let mut renumbered = one.clone();
     renumbered[block + 7] = 1;
-    assert!(matches!(opener.open(&renumbered), Err(OpenError::Parse(ParseError::Malformed { field: "seq", .. }))));
+    let at = block as u64;
+    let refused = opener.open(&renumbered);
+    assert!(matches!(refused, Err(OpenError::Parse(ParseError::Malformed { field: "seq", offset, .. })) if offset == at));
+    let forge = Forge::to(&[*recipient(1).public_key()]).signed_message(&ALICE, b"", b"x");
+    let on_channel = drain(ChannelOpener::new(opener.clone(), Role::Acceptor, b""), &forge.envelope(0, 8, b"", b"x")).1;
+    let at = 153 + 128 + 9;
+    assert!(matches!(on_channel, Err(OpenError::Parse(ParseError::Malformed { field: "flags", offset, .. })) if offset == at));
     // What a co-recipient makes under the DEK that the opener has just used is refused as well: nothing was kept.
     let forge = Forge::to(&[*recipient(1).public_key()]).signed_message(&ALICE, b"", b"genuine");
     assert!(opener.open(&forge.envelope(0, 0, b"", b"genuine")).is_ok());
@@ -129,16 +165,59 @@ fn a_dek_from_elsewhere_is_signed_only_when_it_is_mine_alone() {
     assert!(opener(1).open(&messages.seal(b"", b"x").unwrap()).is_ok());
 }
 
-/// A key that others can use as well.
-struct Service(Cmk);
+/// Proves PRF-4: the DEK of a message that is signed by itself is not kept, while one that is signed for its messages is.
+#[test]
+fn the_dek_of_a_signed_message_is_asked_for_each_time() {
+    for alone in [false, true] {
+        let (service, keyring) = (Service::new(cmk(1)), Keyring::new());
+        keyring.add_decapsulator(if alone { Arc::new(Token(service.clone())) } else { service.clone() });
+        let opener = Opener::new(keyring);
+        let forge = || Forge::to(&[*recipient(1).public_key()]);
+        for (signed, asked) in [(forge().signed_message(&ALICE, b"", b"x"), 3), (forge().signed(&ALICE, b""), 1)] {
+            service.asked.store(0, Ordering::SeqCst);
+            (0..3).for_each(|_| assert!(opener.open(&signed.envelope(0, 0, b"", b"x")).is_ok()));
+            assert_eq!(service.asked.load(Ordering::SeqCst), asked);
+        }
+    }
+}
+
+/// A key that is held elsewhere, and how often it was asked.
+struct Service {
+    cmk: Cmk,
+    asked: AtomicUsize,
+}
+
+impl Service {
+    fn new(cmk: Cmk) -> Arc<Self> {
+        Arc::new(Self { cmk, asked: AtomicUsize::new(0) })
+    }
+}
 
 impl Decapsulator for Service {
+    fn recipient(&self) -> &Recipient {
+        self.cmk.recipient()
+    }
+
+    fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.cmk.decapsulate(enc)
+    }
+}
+
+/// A key that is held elsewhere and that nobody else can use.
+struct Token(Arc<Service>);
+
+impl Decapsulator for Token {
     fn recipient(&self) -> &Recipient {
         self.0.recipient()
     }
 
     fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
         self.0.decapsulate(enc)
+    }
+
+    fn is_mine_alone(&self) -> bool {
+        true
     }
 }
 
@@ -150,8 +229,11 @@ fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
     let standing = |opener: &Opener| opener.open(&envelope).unwrap().sender.standing();
     assert_eq!(standing(&opener(1)), Standing::Verified);
     let service = Keyring::new();
-    service.add_decapsulator(Arc::new(Service(cmk(1))));
+    service.add_decapsulator(Service::new(cmk(1)));
     assert_eq!(standing(&Opener::new(service)), Standing::Group);
+    let token = Keyring::new();
+    token.add_decapsulator(Arc::new(Token(Service::new(cmk(1)))));
+    assert_eq!(standing(&Opener::new(token)), Standing::Verified);
     let supplied = |dek: Dek| {
         let opener = Opener::new(Keyring::new());
         let Ok(Begun::NeedsDek(waiting)) = opener.begin(&envelope) else { panic!("no key at hand") };
@@ -159,6 +241,40 @@ fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
     };
     assert_eq!(supplied(Dek::import(&forge.dek)), Standing::Group);
     assert_eq!(supplied(Dek::import(&forge.dek).mine_alone()), Standing::Verified);
+}
+
+/// What is supplied is what is used, also where the cache has learned the block meanwhile.
+#[test]
+fn a_supplied_dek_is_not_taken_from_the_cache() {
+    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let envelope = forge.envelope(0, 0, b"", b"x");
+    let opener = Opener::new(Keyring::new());
+    let waiting = || match opener.begin(&envelope).unwrap() {
+        Begun::NeedsDek(waiting) => waiting,
+        Begun::Ready(_) => panic!("no key at hand"),
+    };
+    let (wrong, mine, theirs) = (waiting(), waiting(), waiting());
+    let standing = |opened: Result<Opened, _>| opened.unwrap().sender.standing();
+    assert_eq!(standing(theirs.supply(Dek::import(&forge.dek)).unwrap().open()), Standing::Group);
+    assert!(opener.open(&envelope).is_ok(), "from the cache");
+    assert!(matches!(wrong.supply(Dek::import(&[0; 32])), Err(OpenError::HeaderMac)));
+    assert_eq!(standing(mine.supply(Dek::import(&forge.dek).mine_alone()).unwrap().open()), Standing::Verified);
+}
+
+/// Proves PRF-3: a block that the cache knows from an envelope is a stranger on a channel, and the other way round.
+#[test]
+fn the_cache_of_envelopes_is_not_that_of_channels() {
+    let opener = opener(1);
+    let on_channel = |forge: &Forge| {
+        let message = forge.envelope_bound(0, 8 | 1, b"", b"x", b"", b"greeting");
+        drain(ChannelOpener::new(opener.clone(), Role::Acceptor, b"greeting"), &message).1
+    };
+    let alone = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    assert!(opener.open(&alone.envelope(0, 0, b"", b"x")).is_ok());
+    assert!(matches!(on_channel(&alone), Err(OpenError::Proof)));
+    let channel = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, &channel(false, b"greeting"));
+    assert!(on_channel(&channel).is_ok());
+    assert!(matches!(opener.open(&channel.envelope(0, 0, b"", b"x")), Err(OpenError::Proof)));
 }
 
 /// Proves USE-3: a DEK that was opened with a key of mine alone is not served from the cache once others have the key.
@@ -169,7 +285,7 @@ fn a_key_that_becomes_shared_is_shared() {
     let opener = Opener::new(keyring.clone());
     let standing = |seq| opener.open(&forge.envelope(seq, 0, b"", b"x")).unwrap().sender.standing();
     assert_eq!((standing(0), standing(1)), (Standing::Verified, Standing::Verified));
-    keyring.add_decapsulator(Arc::new(Service(cmk(1))));
+    keyring.add_decapsulator(Service::new(cmk(1)));
     assert_eq!((standing(2), standing(3)), (Standing::Group, Standing::Group));
 }
 
@@ -193,6 +309,14 @@ fn only_listed_senders_are_opened() {
     let anonymous = to(&[1]).build().unwrap().seal(b"", b"x").unwrap();
     assert_eq!(refused(listed.open(&anonymous)), Standing::Anonymous);
     assert!(only(1, Senders::new([name(&ALICE)]).also(Standing::Anonymous)).open(&anonymous).is_ok());
+    // Nor is a key asked for what nobody has signed.
+    let (service, keyring) = (Service::new(cmk(1)), Keyring::new());
+    keyring.add_decapsulator(service.clone());
+    let policy = Policy { senders: Some(Senders::new([name(&ALICE)])), ..Policy::default() };
+    assert_eq!(refused(Opener::builder(keyring).policy(policy).build().open(&anonymous)), Standing::Anonymous);
+    assert_eq!(service.asked.load(Ordering::SeqCst), 0);
+    let foreign = to(&[2]).build().unwrap().seal(b"", b"x").unwrap();
+    assert_eq!(refused(listed.open(&foreign)), Standing::Anonymous);
     // The tag is wrong as well, and nobody looked.
     let mut bob = to(&[1]).sign_with(sender(&BOB)).build().unwrap().seal(b"", b"x").unwrap();
     *bob.last_mut().unwrap() ^= 1;
@@ -272,6 +396,8 @@ fn policies_on_context_and_suite() {
     };
     assert!(open(wants(b"tenant-7/")).is_ok());
     assert!(matches!(open(wants(b"tenant-8/")), Err(OpenError::Policy(PolicyError::Context))));
+    let shown = format!("{:?} {:?}", wants(b"").context, Policy { context: Some(b"tenant".into()), ..Policy::default() }.context);
+    assert_eq!(shown, format!("Some(Where(..)) Some(Exactly({:?}))", b"tenant"));
     let pq = || Policy { require_pq: true, ..Policy::default() };
     assert!(matches!(open(pq()), Err(OpenError::Policy(PolicyError::NotPostQuantum(1)))));
     // An external alone: whoever asks for post-quantum must vouch for its provider.
@@ -285,13 +411,13 @@ fn policies_on_context_and_suite() {
 /// A policy on age holds for signed blocks whose cache entry is fresh.
 #[test]
 fn age_counts_for_signed_blocks_too() {
-    let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_700_000_000));
+    let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let policy = Policy { max_age: Some(Duration::from_secs(60)), ..Policy::default() };
     let opener = Opener::builder(Keyring::from(cmk(1))).policy(policy).testing_clock(clock.clone()).build();
     let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
     assert_eq!(verifying_key(&ALICE), *name(&ALICE).as_bytes());
     assert!(opener.open(&forge.envelope(0, 0, b"", b"x")).is_ok());
-    clock.fetch_add(361, std::sync::atomic::Ordering::SeqCst);
+    clock.fetch_add(361, Ordering::SeqCst);
     assert!(matches!(
         opener.open(&forge.envelope(1, 0, b"", b"x")),
         Err(OpenError::Policy(PolicyError::TooOld { age: 361, maximum: 60 }))

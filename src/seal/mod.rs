@@ -177,7 +177,7 @@ impl Sealer {
     pub(crate) fn is_spent(&self, epoch: &Epoch, len: usize) -> bool {
         let Reuse { messages, bytes, age } = self.settings.reuse;
         // [USE-1]
-        epoch.unsigned.is_some() && epoch.messages > 0
+        epoch.unsigned.is_some()
             || epoch.messages >= messages
             || epoch.bytes.saturating_add(len64(len)) > bytes
             || epoch.next_seq.is_none()
