@@ -497,7 +497,7 @@ fn payloads_of_any_size() {
         *bytes.last_mut().unwrap() ^= 1;
         bytes
     };
-    assert!(open(&place, &[], &flip(&piped)).failed(4, "sender proof does not hold").out.is_empty());
+    assert!(open(&place, &[], &flip(&piped)).failed(4, "is not authentic").out.is_empty());
     let plain = seal(&place, &[], &payload);
     let cut = open(&place, &[], &plain[..plain.len() - 1]).failed(5, "truncated: segment");
     assert!(!cut.out.is_empty() && payload.starts_with(&cut.out) && cut.out.len().is_multiple_of(65_536));
@@ -506,4 +506,39 @@ fn payloads_of_any_size() {
     open(&place, &["-o", "out", "--force"], &plain[..plain.len() - 1]).failed(5, "truncated");
     assert_eq!(place.read("out"), b"old");
     assert!(place.names(".").iter().all(|name| !name.ends_with(".part")));
+}
+
+/// Of a message that is signed as a whole nothing leaves before the proof holds, however its bytes arrive; what nobody here can
+/// open is not written to the disk first.
+#[test]
+fn a_signed_message_waits_for_its_proof() {
+    use std::io::Write;
+    let place = Place::new();
+    let sender = with_sender(&place);
+    let payload = vec![7; 300_000];
+    let mut forged = seal(&place, &["--sign-with", "me.key"], &payload);
+    *forged.last_mut().unwrap() ^= 1;
+    let mut child = place.command(["open", "-k", "alice.key", "--from", &sender]).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&forged[..5]).unwrap();
+    input.flush().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let rest = forged[5..].to_vec();
+    let writer = std::thread::spawn(move || drop(input.write_all(&rest)));
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    writer.join().unwrap();
+    assert!(ran.code == 4 && ran.out.is_empty(), "{}: {} bytes", ran.err, ran.out.len());
+    // Told from the first bytes, while the rest would never end.
+    let mut child = place.command(["open", "-k", "alice.key"]).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&[&[0; 9][..], &[0x10], &[0; 4096]].concat()).unwrap();
+    let said = Ran::of(child.wait_with_output().unwrap());
+    assert!(said.code == 6 && said.err.contains("magic"), "{}", said.err);
+    drop(input);
+    // Output that is appended to the input would never end.
+    place.write("self", b"payload");
+    let script = format!("{} seal -r {} self >> self", program::PROGRAM, place.recipient);
+    let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).output().unwrap();
+    Ran::of(output).failed(2, "both input and output");
+    assert_eq!(place.read("self"), b"payload");
 }

@@ -366,22 +366,55 @@ fn a_stream_has_its_own_dek() {
     assert!(streams.iter().all(|stream| open(stream, &Keyring::from(cmk())).unwrap().payload.is_empty()));
 }
 
-/// A stream is in the window once it is committed, and that is after its end.
+/// A stream is in the window once it is committed, and that is after all of it was read: an end that a range reader has looked at
+/// says nothing of the middle. Proves RPL-2, RPL-5.
 #[test]
-fn a_stream_counts_once_it_is_committed() {
+fn a_stream_counts_once_all_of_it_was_read() {
     let policy = Policy { max_age: Some(Duration::from_secs(3600)), replay: Some(ReplayWindow::new(1)), ..Policy::default() };
     let opener = Opener::builder(Keyring::from(cmk())).policy(policy).build();
-    let sealed = builder().build().unwrap().seal(b"", &payload(10_000)).unwrap();
+    let sealed = builder().build().unwrap().seal(b"", &payload(20_000)).unwrap();
+    // A damaged copy comes first, and a range of it is read.
+    let mut damaged = sealed.clone();
+    damaged[153 + 12 + 2 * 4116 + 100] ^= 1;
+    let mut reader = OpenReader::new(&opener, Cursor::new(&damaged)).unwrap();
+    assert_eq!(reader.payload_len().unwrap(), 20_000);
+    reader.seek(SeekFrom::End(-10)).unwrap();
+    assert_eq!(drain(&mut reader, 100).0, payload(20_000)[19_990..]);
+    assert!(matches!(reader.commit(), Err(OpenError::Failed)), "its middle has not been read");
+    reader.rewind().unwrap();
+    assert!(drain(&mut reader, 4096).1.is_err() && matches!(reader.commit(), Err(OpenError::Failed)));
     let mut reader = OpenReader::new(&opener, &sealed[..]).unwrap();
     assert!(matches!(reader.commit(), Err(OpenError::Failed)), "its end has not come");
     assert!(drain(&mut reader, 4096).1.is_ok());
+    // In hand: neither delivered again nor called a duplicate.
+    assert!(matches!(OpenReader::new(&opener, &sealed[..]), Err(StreamError::Open(OpenError::InHand))));
     drop(reader);
-    let mut reader = OpenReader::new(&opener, &sealed[..]).unwrap();
+    // Read through after a look at the end it is whole too.
+    let mut reader = OpenReader::new(&opener, Cursor::new(&sealed)).unwrap();
+    reader.payload_len().unwrap();
     assert!(drain(&mut reader, 4096).1.is_ok());
     reader.commit().unwrap();
+    reader.commit().unwrap();
+    drop(reader);
     assert!(matches!(OpenReader::new(&opener, &sealed[..]), Err(StreamError::Open(OpenError::Duplicate))));
     assert!(matches!(opener.open(&sealed), Err(OpenError::Duplicate)));
     let other = builder().build().unwrap().seal(b"", &payload(10_000)).unwrap();
     let full = OpenReader::new(&opener, &other[..]).map(|_| ());
     assert!(matches!(full, Err(StreamError::Open(OpenError::Policy(PolicyError::WindowFull { capacity: 1 })))));
+}
+
+/// A file that appends cannot have its proof written at the front, and says so; a message among others has no length yet.
+#[test]
+fn what_cannot_go_back_says_so() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    let mut sealer = builder().sign_messages_with(SenderKey::from_ed25519(&ALICE)).build().unwrap();
+    let mut writer = SealWriter::seekable(&mut sealer, b"", file).unwrap();
+    writer.write_all(b"payload").unwrap();
+    assert!(writer.finish().is_err());
+    let sealed = builder().build().unwrap().seal(b"", &payload(10_000)).unwrap();
+    let mut reader = OpenReader::one_of_many(&opener(), Cursor::new([&sealed[..], &sealed[..]].concat())).unwrap();
+    assert!(matches!(reader.payload_len(), Err(StreamError::Io(error)) if error.kind() == io::ErrorKind::Unsupported));
+    assert!(drain(&mut reader, 4096).0 == payload(10_000), "and it can still be read");
 }

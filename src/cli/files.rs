@@ -1,6 +1,9 @@
 //! seal, open, inspect.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek, Write};
+use std::{
+    io::{self, BufRead, BufReader, IsTerminal, Read, Seek, Write},
+    path::Path,
+};
 
 use bytes::BytesMut;
 use serde_json::json;
@@ -9,7 +12,7 @@ use super::{
     Failure,
     args::{InspectArgs, OpenArgs, SealArgs},
     fail::{Code, note, show},
-    io::{Output, input, lines, read_up_to},
+    io::{Output, input, is_same_as_stdout, lines, read_up_to},
     keys::{read_keyring, read_recipients, read_sender_key, read_senders},
 };
 use crate::{
@@ -46,6 +49,7 @@ pub(super) fn seal(args: &SealArgs) -> Result<(), Failure> {
 fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
     let mut output = Output::new(&args.output, true)?;
     let (mut source, name) = (input(&args.input)?, show(&args.input));
+    refuse_own_output(&args.input, &output)?;
     let (context, target) = (args.context.as_bytes(), output.name().to_owned());
     let failed = |error: StreamError| Failure::from(error).about(&target);
     let sealed = match &mut output {
@@ -66,6 +70,15 @@ fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
     };
     sealed.map_err(|error| error.about(&name, &target))?;
     output.finish()
+}
+
+/// Refuses to append to the file that is read: it would never end.
+fn refuse_own_output(path: &Path, output: &Output) -> Result<(), Failure> {
+    let same = is_same_as_stdout(path);
+    if matches!(output, Output::Stream(_, name) if name == "standard output") && same {
+        return Err(Failure::usage(format!("{} is both input and output", show(path))));
+    }
+    Ok(())
 }
 
 fn seal_into<W: Write>(mut writer: SealWriter<W>, source: &mut dyn Read) -> Result<(), Copying> {
@@ -165,41 +178,66 @@ pub(super) fn open(args: &OpenArgs) -> Result<(), Failure> {
 }
 
 /// Opens one message of any size, in the memory of a segment. A file appears when all of it is authentic; a pipe gets what is
-/// authentic as it comes, except under a proof that covers the message, which is verified first.
+/// authentic as it comes, except under a proof that covers the message, which must hold first.
 fn open_one(args: &OpenArgs, opener: &Opener, mut output: Option<Output>) -> Result<(), Failure> {
     let name = show(&args.input);
-    let mut source = BufReader::with_capacity(CHUNK, input(&args.input)?);
-    let front = source.fill_buf().map_err(|error| Failure::io(&name, &error))?;
-    let opened = if matches!(output, Some(Output::Stream(..))) && proof_covers_message(front) {
+    let waits = matches!(output, Some(Output::Stream(..)));
+    let source = Recorder { source: input(&args.input)?, seen: waits.then(Vec::new), spool: None };
+    let mut reader = OpenReader::new(opener, source).map_err(|error| Failure::from(error).about(&name))?;
+    let sender = if waits && reader.sender().is_none() {
+        // Read to its end for the proof; what was read waits on the disk, sealed, and is opened again from there.
+        let recorder = reader.get_mut();
         let mut spool = spool()?;
-        copy(&mut source, &mut spool).map_err(|error| error.about(&name, "a temporary file"))?;
-        spool.rewind().map_err(|error| Failure::io("a temporary file", &error))?;
-        open_from(OpenReader::verified(opener, BufReader::with_capacity(CHUNK, spool)), output.as_mut(), &name)
+        let seen = recorder.seen.take().unwrap_or_default();
+        spool.write_all(&seen).map_err(|error| Failure::io("a temporary file", &error))?;
+        recorder.spool = Some(spool);
+        open_from(&mut reader, None, &name)?;
+        let spool = reader.into_inner().spool.ok_or_else(|| Failure::new(Code::Io, "a temporary file was lost"))?;
+        open_again(opener, spool, output.as_mut())?
     } else {
-        open_from(OpenReader::new(opener, source), output.as_mut(), &name)
+        reader.get_mut().seen = None;
+        open_from(&mut reader, output.as_mut(), &name)?
     };
-    tell_sender(args.check, opened?);
+    tell_sender(args.check, sender);
     output.map_or(Ok(()), Output::finish)
 }
 
-fn open_from<R: Read>(
-    reader: Result<OpenReader<R>, StreamError>,
-    output: Option<&mut Output>,
-    name: &str,
-) -> Result<Option<Sender>, Failure> {
-    let mut reader = reader.map_err(|error| Failure::from(error).about(name))?;
+/// Input that is written down as it is read: in memory while it is not known whether that is needed, then in a file.
+struct Recorder {
+    source: Box<dyn Read>,
+    seen: Option<Vec<u8>>,
+    spool: Option<std::fs::File>,
+}
+
+impl Read for Recorder {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.source.read(out)?;
+        if let Some(seen) = &mut self.seen {
+            seen.extend_from_slice(&out[..n]);
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.write_all(&out[..n])?;
+        }
+        Ok(n)
+    }
+}
+
+/// Opens what was found authentic from the file where it waits, which has no name and is nobody else's.
+fn open_again(opener: &Opener, mut spool: std::fs::File, output: Option<&mut Output>) -> Result<Option<Sender>, Failure> {
+    const SPOOL: &str = "a temporary file";
+    spool.rewind().map_err(|error| Failure::io(SPOOL, &error))?;
+    let again = OpenReader::new(opener, BufReader::with_capacity(CHUNK, spool));
+    open_from(&mut again.map_err(|error| Failure::from(error).about(SPOOL))?, output, SPOOL)
+}
+
+fn open_from<R: Read>(reader: &mut OpenReader<R>, output: Option<&mut Output>, name: &str) -> Result<Option<Sender>, Failure> {
     let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
     let copied = match output {
-        Some(output) => copy(&mut reader, output.writer()),
-        None => copy(&mut reader, &mut io::sink()),
+        Some(output) => copy(reader, output.writer()),
+        None => copy(reader, &mut io::sink()),
     };
     copied.map_err(|error| error.about(name, &target))?;
     Ok(reader.sender())
-}
-
-/// What the options of a block that is still untrusted say; the reader will find out whether it is so.
-fn proof_covers_message(front: &[u8]) -> bool {
-    front.get(9).is_some_and(|options| options & 0x10 != 0)
 }
 
 /// Who has written, in words; to people alone, or where nothing else is told.

@@ -29,6 +29,22 @@ pub(super) fn input(path: &Path) -> Result<Box<dyn Read>, Failure> {
     Ok(Box::new(file))
 }
 
+/// Whether a path is the regular file that standard output goes to.
+pub(super) fn is_same_as_stdout(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+        let (Ok(stdout), Ok(meta)) = (stdout, fs::metadata(path)) else { return false };
+        meta.is_file() && Identity::of(&stdout).is_same_place(&Identity::of(&meta))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
+    }
+}
+
 /// The whole input, as long as it has at most `limit` bytes; otherwise its first `limit` + 1.
 pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();

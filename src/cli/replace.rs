@@ -48,6 +48,14 @@ impl Identity {
     }
 }
 
+#[cfg(unix)]
+impl Identity {
+    /// Whether it is the same file, in whatever version.
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
 impl Replacement {
     /// Begins a file that will stand at `path`. A symbolic link stays; what it points to is replaced.
     pub(super) fn new(path: &Path, over: Over) -> Result<Self, Failure> {

@@ -52,7 +52,7 @@ pub enum OpenError {
         delivered: u64,
     },
     /// This reader failed before and gives nothing more.
-    #[error("the channel failed before and is over")]
+    #[error("it failed before and gives nothing more")]
     Failed,
 }
 

@@ -27,7 +27,7 @@ use crate::{
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, ExpectedContext, Policy, Predicate};
-use replay::Receipt;
+pub(crate) use replay::Receipt;
 pub use replay::ReplayWindow;
 use search::{find, verify};
 pub use sender::{NoSuchStanding, Sender, Senders, Standing};
@@ -333,20 +333,18 @@ impl Opener {
         Ok(window.has_room(&self.candidate(unlocked, seq)?)?)
     }
 
-    /// Whether a message was opened and committed before. Asked when its first segment is authentic.
+    /// Whether a message was opened before, or is in hand. Asked when its first segment is authentic.
     pub(crate) fn check_not_seen(&self, unlocked: &Unlocked, seq: u64) -> Result<(), OpenError> {
         match &self.0.policy.replay {
-            Some(window) if window.has_seen(&self.candidate(unlocked, seq)?) => Err(OpenError::Duplicate),
-            _ => Ok(()),
+            Some(window) => window.check_new(&self.candidate(unlocked, seq)?),
+            None => Ok(()),
         }
     }
 
-    /// Enters a message that the application has for good.
-    pub(crate) fn commit(&self, unlocked: &Unlocked, seq: u64) -> Result<(), OpenError> {
-        if let Some(window) = &self.0.policy.replay {
-            window.enter(&self.candidate(unlocked, seq)?)?.commit();
-        }
-        Ok(())
+    /// Enters a message into the window, where there is one: all of it is authentic.
+    pub(crate) fn enter(&self, unlocked: &Unlocked, seq: u64) -> Result<Option<Receipt>, OpenError> {
+        let Some(window) = &self.0.policy.replay else { return Ok(None) };
+        window.enter(&self.candidate(unlocked, seq)?).map(Some)
     }
 
     /// A message as a window sees it. With a list of senders each of them has a window. [RPL-4]
@@ -395,8 +393,10 @@ impl Opener {
         if padded {
             plaintext.truncate(unpadded_len(plaintext).map_err(OpenError::Content)?);
         }
-        let (Some(window), Numbered::Envelope(seq)) = (&self.0.policy.replay, seq) else { return Ok(None) };
-        Ok(Some(Arc::new(window.enter(&self.candidate(unlocked, seq)?)?)))
+        match seq {
+            Numbered::Envelope(seq) => Ok(self.enter(unlocked, seq)?.map(Arc::new)),
+            Numbered::FollowUp(_) => Ok(None),
+        }
     }
 }
 

@@ -102,20 +102,16 @@ impl ReplayWindow {
         self.lock().admit(candidate)
     }
 
-    /// Whether a message has been committed.
-    pub(super) fn has_seen(&self, candidate: &Candidate) -> bool {
-        self.lock().known.get(&candidate.name).is_some_and(|entry| entry.committed)
+    /// Whether a message is neither seen nor in hand.
+    pub(super) fn check_new(&self, candidate: &Candidate) -> Result<(), OpenError> {
+        self.lock().check_new(&candidate.name)
     }
 
     /// Enters a message that is authentic, in hand until it is committed. [RPL-2]
     pub(super) fn enter(&self, candidate: &Candidate) -> Result<Receipt, OpenError> {
         let mut names = self.lock();
         names.admit(candidate)?;
-        match names.known.get(&candidate.name) {
-            Some(Entry { committed: true, .. }) => return Err(OpenError::Duplicate),
-            Some(Entry { committed: false, .. }) => return Err(OpenError::InHand),
-            None => {}
-        }
+        names.check_new(&candidate.name)?;
         let id = names.insert(candidate);
         drop(names);
         Ok(Receipt { window: self.clone(), name: candidate.name, id, committed: AtomicBool::new(false) })
@@ -123,6 +119,14 @@ impl ReplayWindow {
 }
 
 impl Names {
+    fn check_new(&self, name: &Name) -> Result<(), OpenError> {
+        match self.known.get(name) {
+            Some(Entry { committed: true, .. }) => Err(OpenError::Duplicate),
+            Some(Entry { committed: false, .. }) => Err(OpenError::InHand),
+            None => Ok(()),
+        }
+    }
+
     /// Whether a message is known already, or new enough and has room.
     fn admit(&mut self, candidate: &Candidate) -> Result<(), PolicyError> {
         let Candidate { name, sender, created_at, lifetime, now } = *candidate;
@@ -174,7 +178,7 @@ impl Names {
 }
 
 /// A message in hand: seen once committed, as if it had never come when dropped before. [RPL-5]
-pub(super) struct Receipt {
+pub(crate) struct Receipt {
     window: ReplayWindow,
     name: Name,
     id: u64,
@@ -182,7 +186,7 @@ pub(super) struct Receipt {
 }
 
 impl Receipt {
-    pub(super) fn commit(&self) {
+    pub(crate) fn commit(&self) {
         self.committed.store(true, Ordering::SeqCst);
         if let Some(entry) = self.window.lock().known.get_mut(&self.name).filter(|entry| entry.id == self.id) {
             entry.committed = true;

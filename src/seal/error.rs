@@ -40,7 +40,7 @@ pub enum SealError {
     #[error("the channel is closed: its last message is sent")]
     Closed,
     /// A channel that failed before.
-    #[error("the channel failed before and is over")]
+    #[error("it failed before and writes nothing more")]
     Failed,
     /// The machine has no randomness.
     #[error(transparent)]

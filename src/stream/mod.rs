@@ -1,7 +1,8 @@
 //! Payloads larger than memory (spec 5, 6, 14): [`SealWriter`] over any `Write`, [`OpenReader`] over any `Read`, and any range of
 //! a payload where that can seek. A message that was written here is the same as any other.
 //!
-//! What is held is one segment, whatever the size of the payload.
+//! What is held is one segment, whatever the size of the payload; and 32 bytes for each segment of a message that is signed as a whole,
+//! where ranges of it are read.
 
 mod open;
 mod range;

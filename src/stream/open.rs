@@ -14,7 +14,7 @@ use super::{
 use crate::{
     crypto::{backend::Hash, proof::Covers, schedule::SegmentAt},
     keys::Fingerprint,
-    open::{OpenError, Opener, Sender, Unlocked},
+    open::{OpenError, Opener, Receipt, Sender, Unlocked},
     wire::{DekBlock, LimitExceeded, Limits, MessageHead, ParseError, Reader, SegmentPrefix, index, len64},
 };
 
@@ -43,7 +43,7 @@ pub struct OpenReader<R> {
     pub(super) input: R,
     pub(super) message: Message,
     /// Whether the input ends where the message does.
-    alone: bool,
+    pub(super) alone: bool,
     /// Over head and segments, where a proof covers them and nothing is known of the end.
     pub(super) hash: Option<Hash>,
     /// Nothing where there is no padding, or where the payload's length is known.
@@ -59,6 +59,10 @@ pub struct OpenReader<R> {
     pub(super) skip: usize,
     /// Whether the final segment has been loaded.
     pub(super) done: bool,
+    /// Segments that have been opened, from the first on, without a gap.
+    opened_through: u64,
+    /// Its entry in the window, once all of it is authentic.
+    receipt: Option<Receipt>,
     pub(super) known: Option<Known>,
     state: State,
     sender: Option<Sender>,
@@ -206,6 +210,8 @@ impl<R: Read> OpenReader<R> {
             ready: Ready::default(),
             skip: 0,
             done: false,
+            opened_through: 0,
+            receipt: None,
             known: None,
             state: State::Reading,
             sender,
@@ -239,15 +245,28 @@ impl<R: Read> OpenReader<R> {
         self.message.unlocked.key
     }
 
-    /// Says that the application has the message for good, as [`Opened::commit`](crate::Opened::commit). After the end.
+    /// Says that the application has the message for good, as [`Opened::commit`](crate::Opened::commit). It can be said once
+    /// all of the message has been read, from the first segment to the last: only then is all of it authentic.
     ///
     /// # Errors
-    /// [`OpenError::Failed`] before the end; [`OpenError::Duplicate`] where another copy came first.
+    /// [`OpenError::Failed`] before that.
     pub fn commit(&self) -> Result<(), OpenError> {
         if self.state != State::Ended {
             return Err(OpenError::Failed);
         }
-        self.message.opener.commit(&self.message.unlocked, self.message.seq)
+        self.receipt.iter().for_each(Receipt::commit);
+        Ok(())
+    }
+
+    /// The input.
+    #[must_use]
+    pub fn get_ref(&self) -> &R {
+        &self.input
+    }
+
+    /// The input. Whatever is read from it is missing here.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.input
     }
 
     /// Gives the input back.
@@ -282,6 +301,9 @@ impl<R: Read> OpenReader<R> {
                 return Err(error);
             }
         };
+        if self.opened_through == self.index {
+            self.opened_through += 1;
+        }
         self.index += 1;
         self.done = prefix.last;
         self.ready = match &mut self.unpad {
@@ -301,6 +323,11 @@ impl<R: Read> OpenReader<R> {
             }
             None if prefix.last => self.end()?,
             None => {}
+        }
+        if prefix.last && self.opened_through == self.index && self.state != State::Ended {
+            // [RPL-2]
+            self.receipt = self.message.opener.enter(&self.message.unlocked, self.message.seq)?;
+            self.state = State::Ended;
         }
         Ok(())
     }
@@ -350,14 +377,13 @@ impl<R: Read> OpenReader<R> {
         if let Some(mut unpad) = self.unpad.take() {
             self.ready.zeros_after = unpad.end().map_err(OpenError::Content)?.zeros;
         }
-        self.state = State::Ended;
         Ok(())
     }
 
     /// The end is authentic, without having been read to.
     pub(super) fn end_is_known(&mut self, known: Known) {
         self.known = Some(known);
-        (self.hash, self.unpad, self.state) = (None, None, State::Ended);
+        (self.hash, self.unpad) = (None, None);
     }
 
     pub(super) fn verify(&mut self, mut hash: Hash) -> Result<(), StreamError> {

@@ -84,6 +84,10 @@ impl<R: Read + Seek> OpenReader<R> {
         if self.known.is_some() {
             return Ok(());
         }
+        if !self.alone {
+            let why = "the message's end is not the input's, so its length is not known before it is read";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why).into());
+        }
         match self.try_survey() {
             Ok(known) => {
                 self.end_is_known(known);

@@ -161,8 +161,13 @@ impl<W: Write + Seek> SealWriter<W> {
     pub fn seekable(sealer: &mut Sealer, context: &[u8], out: W) -> Result<Self, StreamError> {
         let patch = |out: &mut W, block: &[u8], written: u64| {
             let end = out.stream_position()?;
-            out.seek(SeekFrom::Start(end.checked_sub(written).ok_or(io::ErrorKind::InvalidInput)?))?;
+            let front = end.checked_sub(written).ok_or(io::ErrorKind::InvalidInput)?;
+            out.seek(SeekFrom::Start(front))?;
             out.write_all(block)?;
+            // A file that was opened to append writes at its end wherever it is told to.
+            if out.stream_position()? != front.saturating_add(len64(block.len())) {
+                return Err(io::Error::other("the output cannot be written at its front; it must not be opened to append"));
+            }
             out.seek(SeekFrom::Start(end)).map(|_| ())
         };
         Self::begin(sealer, context, out, Some(patch))
