@@ -541,4 +541,10 @@ fn a_signed_message_waits_for_its_proof() {
     let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).output().unwrap();
     Ran::of(output).failed(2, "both input and output");
     assert_eq!(place.read("self"), b"payload");
+    let sealed = seal(&place, &[], &payload);
+    place.write("self", &sealed);
+    let script = format!("{} open -k alice.key self >> self", program::PROGRAM);
+    let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).output().unwrap();
+    Ran::of(output).failed(2, "both input and output");
+    assert_eq!(place.read("self"), sealed);
 }

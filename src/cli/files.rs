@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{
     Failure,
-    args::{InspectArgs, OpenArgs, SealArgs},
+    args::{InspectArgs, OpenArgs, OutputArgs, SealArgs},
     fail::{Code, note, show},
-    io::{Output, input, is_same_as_stdout, lines, read_up_to},
+    io::{Output, input, is_dash, is_same_as_stdout, lines, read_up_to},
     keys::{read_keyring, read_recipients, read_sender_key, read_senders},
 };
 use crate::{
@@ -47,9 +47,8 @@ pub(super) fn seal(args: &SealArgs) -> Result<(), Failure> {
 
 /// Seals the input as one message of any size, in the memory of a segment.
 fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
-    let mut output = Output::new(&args.output, true)?;
+    let mut output = output_beside(&args.input, &args.output, true)?;
     let (mut source, name) = (input(&args.input)?, show(&args.input));
-    refuse_own_output(&args.input, &output)?;
     let (context, target) = (args.context.as_bytes(), output.name().to_owned());
     let failed = |error: StreamError| Failure::from(error).about(&target);
     let sealed = match &mut output {
@@ -72,13 +71,13 @@ fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
     output.finish()
 }
 
-/// Refuses to append to the file that is read: it would never end.
-fn refuse_own_output(path: &Path, output: &Output) -> Result<(), Failure> {
-    let same = is_same_as_stdout(path);
-    if matches!(output, Output::Stream(_, name) if name == "standard output") && same {
-        return Err(Failure::usage(format!("{} is both input and output", show(path))));
+/// The output of a command; never the file that is read, to which it would append without end.
+fn output_beside(input: &Path, args: &OutputArgs, binary: bool) -> Result<Output, Failure> {
+    let output = Output::new(args, binary)?;
+    if args.output.as_deref().is_none_or(is_dash) && is_same_as_stdout(input) {
+        return Err(Failure::usage(format!("{} is both input and output", show(input))));
     }
-    Ok(())
+    Ok(output)
 }
 
 fn seal_into<W: Write>(mut writer: SealWriter<W>, source: &mut dyn Read) -> Result<(), Copying> {
@@ -127,7 +126,7 @@ pub(super) fn check_size(len: u64, limit: u64) -> Result<(), Failure> {
 }
 
 fn seal_channel(args: &SealArgs, sealer: Sealer) -> Result<(), Failure> {
-    let mut output = Output::new(&args.output, true)?;
+    let mut output = output_beside(&args.input, &args.output, true)?;
     let mut channel = ChannelSealer::new(sealer, Role::Initiator, b"");
     let mut reader = lines(&args.input)?;
     let mut sealed = BytesMut::new();
@@ -173,7 +172,7 @@ pub(super) fn open(args: &OpenArgs) -> Result<(), Failure> {
     let limits = Limits { segment: 1 << SEGMENT_LOG2_MAX, ..Limits::default() };
     let policy = Policy { context, limits, senders: read_senders(&args.from)?, ..Policy::default() };
     let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).build();
-    let output = if args.check { None } else { Some(Output::new(&args.output, false)?) };
+    let output = if args.check { None } else { Some(output_beside(&args.input, &args.output, false)?) };
     if args.channel { open_channel(args, opener, output) } else { open_one(args, &opener, output) }
 }
 
