@@ -36,7 +36,7 @@ pub fn envelopes() -> &'static [(Vec<u8>, Vec<u8>)] {
         [(plain, 5), (padded, 20), (several, 5000), (signed, 7), (signed_itself, 4100)]
             .into_iter()
             .map(|(sealer, len)| {
-                let payload = vec![len as u8; len];
+                let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
                 (sealer.unwrap().seal(b"ctx", &payload).unwrap(), payload)
             })
             .collect()
