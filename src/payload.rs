@@ -54,24 +54,40 @@ impl<'a> Plaintext<'a> {
 }
 
 fn padded_len(payload: usize) -> Option<usize> {
-    usize::try_from(padme(len64(payload).checked_add(8)?)?).ok()
+    usize::try_from(padded_len64(len64(payload))?).ok()
+}
+
+/// Bytes of plaintext that a payload of so many is padded to. [PAD-1]
+pub(crate) fn padded_len64(payload: u64) -> Option<u64> {
+    padme(payload.checked_add(len64(PAD_TRAILER))?)
+}
+
+/// The payload's length, as the end of a padded plaintext of `total` bytes says it; at most `total` − 8.
+pub(crate) fn length_at_the_end(end: &[u8], total: u64) -> Result<u64, ParseError> {
+    // [PAD-2]
+    let Some(trailer) = end.last_chunk::<PAD_TRAILER>() else {
+        return Err(wrong_padding(total, "is shorter than its length field"));
+    };
+    let payload = u64::from_be_bytes(*trailer);
+    // [PAD-3]
+    if padded_len64(payload) == Some(total) {
+        return Ok(payload);
+    }
+    Err(wrong_padding(total, "has a length that the payload's does not give"))
+}
+
+/// What is wrong with the padding of a plaintext of `total` bytes.
+pub(crate) fn wrong_padding(total: u64, why: &'static str) -> ParseError {
+    ParseError::malformed("padding", total, why)
 }
 
 /// Takes the padding off an authenticated plaintext: tells how much of it is payload.
 pub(crate) fn unpadded_len(plaintext: &[u8]) -> Result<usize, ParseError> {
-    let malformed = |why| Err(ParseError::malformed("padding", len64(plaintext.len()), why));
-    // [PAD-2]
-    let Some((rest, trailer)) = plaintext.split_last_chunk::<PAD_TRAILER>() else {
-        return malformed("is shorter than its length field");
-    };
-    let payload = index(u64::from_be_bytes(*trailer));
-    // [PAD-3]
-    if payload > rest.len() || padded_len(payload) != Some(plaintext.len()) {
-        return malformed("has a length that the payload's does not give");
-    }
+    let total = len64(plaintext.len());
+    let payload = index(length_at_the_end(plaintext, total)?);
     // [PAD-4]
-    if rest[payload..].iter().any(|byte| *byte != 0) {
-        return malformed("is not zero");
+    if plaintext[payload..plaintext.len() - PAD_TRAILER].iter().any(|byte| *byte != 0) {
+        return Err(wrong_padding(total, "is not zero"));
     }
     Ok(payload)
 }

@@ -246,7 +246,7 @@ impl ChannelOpener {
         self.check_place(&head, &block, base)?;
         head.check_under(block.options, base)?;
         let covers = Covers::Channel { acceptor: head.flags.acceptor, binding: &self.binding };
-        let unlocked = match self.opener.unlock(raw, &block, covers, dek) {
+        let unlocked = match self.opener.unlock(raw, &block, None, covers, dek) {
             Err(reason) if dek.is_none() && self.waits_for_deks && reason.a_dek_would_help() => {
                 self.stage = Stage::NeedsDek(block_len);
                 return Ok(true);

@@ -4,7 +4,6 @@ use super::{Refused, Secret32, backend, kem, schedule::Schedule};
 use crate::wire::{PROOF_LEN, Suite};
 
 /// What stands in a proof under its mask.
-#[derive(Clone)]
 pub(crate) struct Proof {
     pub(crate) key: [u8; 32],
     /// SHA-256 of the recipients as the sender wrote them.

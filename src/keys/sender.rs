@@ -30,8 +30,8 @@ impl VerifyingKey {
         Ok(Self(public))
     }
 
-    /// A key that has verified a signature.
-    pub(crate) fn from_vetted(public: [u8; 32]) -> Self {
+    /// A key as a proof claims it, before anything is verified.
+    pub(crate) fn claimed(public: [u8; 32]) -> Self {
         Self(public)
     }
 

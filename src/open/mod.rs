@@ -220,7 +220,7 @@ impl Opener {
     /// [`OpenError`]; whatever had become plaintext is wiped before the buffer is let go.
     pub fn open_in_place(&self, mut envelope: BytesMut) -> Result<Opened, OpenError> {
         let message = self.parse(&envelope)?;
-        let unlocked = self.unlock(message.raw_block, &message.block, Covers::Dek, None)?;
+        let unlocked = self.unlock_message(&message, None)?;
         unlocked.verify_message([message.raw_head, message.body, &self.0.policy.binding])?;
         self.check_room(&unlocked, message.head.seq)?;
         let Message { plan, body_at, head_at, plaintext, .. } = message;
@@ -246,10 +246,7 @@ impl Opener {
     }
 
     fn parse<'a>(&self, envelope: &'a [u8]) -> Result<Message<'a>, OpenError> {
-        let message = Message::parse(envelope, &self.0.policy.limits)?;
-        check_built(message.block.suite)?;
-        self.0.policy.check_context(message.head.context)?;
-        Ok(message)
+        Ok(Message::parse(envelope, &self.0.policy.limits)?)
     }
 
     /// Parses an envelope and looks for its DEK in cache and keyring.
@@ -273,22 +270,28 @@ impl Opener {
     pub fn begin<'a>(&self, envelope: &'a [u8]) -> Result<Begun<'a>, OpenError> {
         let message = self.parse(envelope)?;
         let opener = self.clone();
-        match self.unlock(message.raw_block, &message.block, Covers::Dek, None) {
+        match self.unlock_message(&message, None) {
             Ok(unlocked) => Ok(Begun::Ready(Ready { opener, message, unlocked })),
             Err(reason) if reason.a_dek_would_help() => Ok(Begun::NeedsDek(NeedsDek { opener, message, reason })),
             Err(error) => Err(error),
         }
     }
 
-    /// Policy, cache, and then the DEK that is given or a search in the keyring; the policy on cache hits too.
+    fn unlock_message(&self, message: &Message<'_>, dek: Option<&Dek>) -> Result<Arc<Unlocked>, OpenError> {
+        self.unlock(message.raw_block, &message.block, Some(message.head.context), Covers::Dek, dek)
+    }
+
+    /// Policy, cache, and then the DEK that is given or a search in the keyring; the policy on cache hits too, and on the context
+    /// where the message cannot be one that has none to expect.
     pub(crate) fn unlock(
         &self,
         raw: &[u8],
         block: &DekBlock<'_>,
+        context: Option<&[u8]>,
         covers: Covers<'_>,
         dek: Option<&Dek>,
     ) -> Result<Arc<Unlocked>, OpenError> {
-        self.check_block(block)?;
+        self.check_policy(block, context)?;
         // A channel reads each of its blocks once.
         let cacheable = matches!(covers, Covers::Dek);
         if cacheable
@@ -322,8 +325,11 @@ impl Opener {
         Ok(self.0.policy.check_age(unlocked.created_at, self.0.clock.unix_seconds())?)
     }
 
-    fn check_block(&self, block: &DekBlock<'_>) -> Result<(), OpenError> {
+    fn check_policy(&self, block: &DekBlock<'_>, context: Option<&[u8]>) -> Result<(), OpenError> {
         check_built(block.suite)?;
+        if let Some(context) = context {
+            self.0.policy.check_context(context)?;
+        }
         Ok(self.0.policy.check_block(block, self.0.clock.unix_seconds())?)
     }
 
@@ -452,7 +458,7 @@ impl<'a> NeedsDek<'a> {
     /// [`OpenError::HeaderMac`] when it is not the block's; a policy that has run out meanwhile.
     pub fn supply(self, dek: Dek) -> Result<Ready<'a>, OpenError> {
         let Self { opener, message, .. } = self;
-        let unlocked = opener.unlock(message.raw_block, &message.block, Covers::Dek, Some(&dek))?;
+        let unlocked = opener.unlock_message(&message, Some(&dek))?;
         Ok(Ready { opener, message, unlocked })
     }
 }

@@ -91,7 +91,7 @@ impl Unlocked {
 
 /// The sender that a proof names, and its standing if it holds (spec 6.6).
 fn claimed(proof: &Proof, as_first_written: bool, block: &DekBlock<'_>, mine_alone: bool) -> Sender {
-    let key = VerifyingKey::from_vetted(proof.key);
+    let key = VerifyingKey::claimed(proof.key);
     let rewrapped = !as_first_written;
     if block.options.proof_covers_message {
         return Sender::Signed { key, rewrapped };

@@ -35,13 +35,8 @@ impl<'a> Message<'a> {
     pub fn parse(envelope: &'a [u8], limits: &Limits) -> Result<Self, ParseError> {
         let (raw_block, block) = DekBlock::parse(envelope, limits)?;
         let mut reader = Reader::new(envelope.get(raw_block.len()..).unwrap_or_default(), len64(raw_block.len()));
-        let flags_at = reader.offset().saturating_add(9);
         let head = MessageHead::parse(&mut reader, limits)?;
-        // [CHN-2]
-        if head.flags.channel {
-            return Err(ParseError::malformed("flags", flags_at, "a message of a channel opens only in its channel"));
-        }
-        head.check_under(block.options, len64(raw_block.len()))?;
+        head.check_alone(block.options, len64(raw_block.len()))?;
         let body = reader.rest();
         let (plaintext, end) = payload::scan(body, reader.offset(), head.segment_log2, limits)?;
         // [SEG-8]

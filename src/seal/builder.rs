@@ -32,7 +32,7 @@ pub struct SealerBuilder {
     pub(crate) pad: bool,
     pub(crate) segment_log2: u8,
     pub(crate) limits: Limits,
-    pub(super) binding: Vec<u8>,
+    pub(crate) binding: Vec<u8>,
     pub(super) dek: Option<Dek>,
     pub(super) signer: Option<Arc<SenderKey>>,
     pub(crate) signs_messages: bool,

@@ -189,16 +189,15 @@ impl Sealer {
         self.check_process()?;
         // [LIM-4]
         check_context(context, &self.settings.limits)?;
-        let Epoch { block, unsigned, schedule, .. } = self.fresh_epoch(0, Covers::Dek)?;
+        let Epoch { block, unsigned, schedule, .. } = self.fresh_epoch(STREAM_SEQ, Covers::Dek)?;
         let SealerBuilder { pad, segment_log2, binding, .. } = &self.settings;
         // [KEY-3] The DEK is not used for anything else, so its first number is used up.
         let flags = Flags { padded: *pad, ..Flags::default() };
-        let head = MessageHead { seq: 0, segment_log2: *segment_log2, flags, context };
+        let head = MessageHead { seq: STREAM_SEQ, segment_log2: *segment_log2, flags, context };
         let (mut aad, mut bytes) = (Vec::new(), Vec::with_capacity(head.encoded_len()));
         build_aad(&mut aad, &head, None, binding);
         head.encode(&mut bytes);
-        let (pad, segment_log2, binding) = (*pad, *segment_log2, binding.clone());
-        Ok(Begun { block, head: bytes, schedule, seq: 0, aad, unsigned, binding, pad, segment_log2 })
+        Ok(Begun { block, head: bytes, schedule, aad, unsigned })
     }
 
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
@@ -222,14 +221,13 @@ pub(crate) struct Begun {
     pub(crate) block: Vec<u8>,
     pub(crate) head: Vec<u8>,
     pub(crate) schedule: Schedule,
-    pub(crate) seq: u64,
     /// Of segment 0.
     pub(crate) aad: Vec<u8>,
     pub(crate) unsigned: Option<Unsigned>,
-    pub(crate) binding: Vec<u8>,
-    pub(crate) pad: bool,
-    pub(crate) segment_log2: u8,
 }
+
+/// The number of a streamed message under its DEK, which is its own.
+pub(crate) const STREAM_SEQ: u64 = 0;
 
 #[cfg(test)]
 mod tests {

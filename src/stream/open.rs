@@ -12,9 +12,10 @@ use super::{
     unpad::{Given, Unpad},
 };
 use crate::{
-    crypto::{backend::Hash, proof::Covers, schedule::SegmentAt},
+    crypto::{backend::Hash, proof::Covers},
     keys::Fingerprint,
     open::{OpenError, Opener, Receipt, Sender, Unlocked},
+    payload::Segments,
     wire::{DekBlock, LimitExceeded, Limits, MessageHead, ParseError, Reader, SegmentPrefix, index, len64},
 };
 
@@ -132,13 +133,11 @@ impl Message {
 
     /// Opens one segment where it is: ciphertext and tag in, plaintext out.
     pub(super) fn open(&self, index: u64, last: bool, body: &mut Vec<u8>) -> Result<(), OpenError> {
-        let wrong = OpenError::Segment { index };
         let aad = if index == 0 { [&self.head[..], self.binding()].concat() } else { Vec::new() };
-        let (text, tag) = body.split_last_chunk_mut::<16>().ok_or(wrong.clone())?;
-        let at = SegmentAt { seq: self.seq, index, last };
-        // [SEG-6]
-        self.unlocked.schedule.open_segment(at, &aad, text, tag).map_err(|_| wrong)?;
-        body.truncate(body.len() - 16);
+        let segments = Segments { schedule: &self.unlocked.schedule, seq: self.seq, aad: &aad };
+        let at = usize::try_from(index).map_err(|_| OpenError::Failed)?;
+        let plaintext = segments.open_one(at, last, body).map_err(|_| OpenError::Segment { index })?.len();
+        body.truncate(plaintext);
         Ok(())
     }
 
@@ -179,18 +178,12 @@ impl<R: Read> OpenReader<R> {
         let base = len64(raw.len());
         let bytes = read_head(&mut input, base, limits)?;
         let head = MessageHead::parse(&mut Reader::new(&bytes, base), limits).map_err(OpenError::from)?;
-        // [CHN-2]
-        if head.flags.channel {
-            let why = "a message of a channel opens only in its channel";
-            return Err(OpenError::from(ParseError::malformed("flags", base + 9, why)).into());
-        }
-        head.check_under(block.options, base).map_err(OpenError::from)?;
+        head.check_alone(block.options, base).map_err(OpenError::from)?;
         // [LIM-5]
         LimitExceeded::check("segment", 1 << head.segment_log2, limits.segment)
             .map_err(ParseError::from)
             .map_err(OpenError::from)?;
-        opener.policy().check_context(head.context).map_err(OpenError::from)?;
-        let unlocked = opener.unlock(&raw, &block, Covers::Dek, None)?;
+        let unlocked = opener.unlock(&raw, &block, Some(head.context), Covers::Dek, None)?;
         opener.check_room(&unlocked, head.seq)?;
         let context = Bytes::copy_from_slice(head.context);
         let (seq, segment_log2, padded) = (head.seq, head.segment_log2, head.flags.padded);
@@ -374,8 +367,8 @@ impl<R: Read> OpenReader<R> {
         if let Some(hash) = self.hash.take() {
             self.verify(hash)?;
         }
-        if let Some(mut unpad) = self.unpad.take() {
-            self.ready.zeros_after = unpad.end().map_err(OpenError::Content)?.zeros;
+        if let Some(unpad) = self.unpad.take() {
+            self.ready.zeros_after = unpad.end().map_err(OpenError::Content)?;
         }
         Ok(())
     }

@@ -7,8 +7,9 @@ use zeroize::Zeroize;
 
 use super::{OpenReader, StreamError, open::truncated};
 use crate::{
-    crypto::{backend::sha256, padme::padme},
+    crypto::backend::sha256,
     open::{OpenError, Opener},
+    payload::length_at_the_end,
     wire::{LimitExceeded, MAX_SEGMENTS, ParseError, SegmentPrefix},
 };
 
@@ -118,7 +119,8 @@ impl<R: Read + Seek> OpenReader<R> {
                 let before = self.open_segment(&known, segments - 2)?;
                 end.splice(..0, before);
             }
-            known.payload = payload_len(&end, plaintext).map_err(OpenError::Content)?;
+            // The zeros are not looked at: a range reader checks the length alone (spec 8).
+            known.payload = length_at_the_end(&end, plaintext).map_err(OpenError::Content)?;
         }
         end.zeroize();
         Ok(known)
@@ -183,20 +185,6 @@ impl<R: Read + Seek> OpenReader<R> {
         self.known = Some(known);
         gone.or_else(|error| self.fail(error))
     }
-}
-
-/// The payload's length at the end of a padded plaintext of so many bytes. The zeros are not looked at: a range reader checks the
-/// length alone (spec 8).
-fn payload_len(end: &[u8], plaintext: u64) -> Result<u64, ParseError> {
-    let malformed = |why| Err(ParseError::malformed("padding", plaintext, why));
-    // [PAD-2]
-    let Some(trailer) = end.last_chunk::<8>() else { return malformed("is shorter than its length field") };
-    let payload = u64::from_be_bytes(*trailer);
-    // [PAD-3]
-    if payload.checked_add(8).and_then(padme) == Some(plaintext) {
-        return Ok(payload);
-    }
-    malformed("has a length that the payload's does not give")
 }
 
 impl<R: Read + Seek> Seek for OpenReader<R> {

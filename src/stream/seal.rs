@@ -6,11 +6,11 @@ use super::StreamError;
 use crate::{
     crypto::{
         backend::Hash,
-        padme::padme,
         schedule::{Schedule, SegmentAt},
     },
+    payload::padded_len64,
     platform::Process,
-    seal::{Begun, SealError, Sealer, Unsigned},
+    seal::{Begun, STREAM_SEQ, SealError, Sealer, SealerBuilder, Unsigned},
     wire::{LimitExceeded, MAX_SEGMENTS, SegmentPrefix, TAG_LEN, len64},
 };
 
@@ -50,8 +50,7 @@ struct Signature<W> {
     block: Vec<u8>,
     hash: Hash,
     binding: Vec<u8>,
-    /// Writes the block over the one without a proof that stands so many bytes before the end.
-    patch: fn(&mut W, &[u8], u64) -> io::Result<()>,
+    patch: Patch<W>,
     written: u64,
 }
 
@@ -65,7 +64,8 @@ impl<W: Write> SealWriter<W> {
     }
 
     fn begin(sealer: &mut Sealer, context: &[u8], mut out: W, patch: Option<Patch<W>>) -> Result<Self, StreamError> {
-        let Begun { block, head, schedule, seq, aad, unsigned, binding, pad, segment_log2 } = sealer.begin_stream(context)?;
+        let Begun { block, head, schedule, aad, unsigned } = sealer.begin_stream(context)?;
+        let SealerBuilder { pad, segment_log2, binding, .. } = &sealer.settings;
         let signature = match unsigned {
             None => None,
             Some(unsigned) => {
@@ -73,13 +73,13 @@ impl<W: Write> SealWriter<W> {
                 let mut hash = Hash::new();
                 hash.update(&head);
                 let written = len64(block.len()) + len64(head.len());
-                Some(Signature { unsigned, block: block.clone(), hash, binding, patch, written })
+                Some(Signature { unsigned, block: block.clone(), hash, binding: binding.clone(), patch, written })
             }
         };
         out.write_all(&block)?;
         out.write_all(&head)?;
-        let segments = Segments::new(schedule, seq, aad, segment_log2);
-        Ok(Self { out, segments, pad, process: Process::current(), failed: false, signature })
+        let segments = Segments::new(schedule, aad, *segment_log2);
+        Ok(Self { out, segments, pad: *pad, process: Process::current(), failed: false, signature })
     }
 
     /// Seals what is left as the final segment, passes everything on, and gives the output back.
@@ -107,7 +107,7 @@ impl<W: Write> SealWriter<W> {
     fn write_padding(&mut self) -> Result<(), StreamError> {
         let payload = self.segments.total;
         let over = SealError::LimitExceeded(LimitExceeded { limit: "message", value: payload, maximum: u64::MAX >> 1 });
-        let padded = payload.checked_add(8).and_then(padme).ok_or(over)?;
+        let padded = padded_len64(payload).ok_or(over)?;
         let mut zeros = padded - payload - 8;
         while zeros > 0 {
             let most = usize::try_from(zeros).unwrap_or(usize::MAX).min(4096);
@@ -187,7 +187,6 @@ impl<W: Write> Write for SealWriter<W> {
 /// The segments of a message under way; the current one is gathered where it is encrypted.
 struct Segments {
     schedule: Schedule,
-    seq: u64,
     /// Of segment 0; empty for the others.
     aad: Vec<u8>,
     index: u64,
@@ -200,8 +199,8 @@ struct Segments {
 }
 
 impl Segments {
-    fn new(schedule: Schedule, seq: u64, aad: Vec<u8>, segment_log2: u8) -> Self {
-        Self { schedule, seq, aad, index: 0, size: 1 << segment_log2, buffer: vec![0; PREFIX_LEN], total: 0 }
+    fn new(schedule: Schedule, aad: Vec<u8>, segment_log2: u8) -> Self {
+        Self { schedule, aad, index: 0, size: 1 << segment_log2, buffer: vec![0; PREFIX_LEN], total: 0 }
     }
 
     fn is_full(&self) -> bool {
@@ -229,7 +228,7 @@ impl Segments {
         // [SEG-5]
         let most = if last { MAX_SEGMENTS } else { MAX_SEGMENTS - 1 };
         LimitExceeded::check("segments", self.index + 1, most)?;
-        let at = SegmentAt { seq: self.seq, index: self.index, last };
+        let at = SegmentAt { seq: STREAM_SEQ, index: self.index, last };
         let text = &mut self.buffer[PREFIX_LEN..];
         let ciphertext = u32::try_from(text.len()).map_err(|_| SealError::Primitive)?;
         let tag = self.schedule.seal_segment(at, &self.aad, text)?;

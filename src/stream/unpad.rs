@@ -1,6 +1,9 @@
 //! Padding off a plaintext whose end has not come (spec 8): `payload ‖ 00* ‖ payload_len 8`.
 
-use crate::{crypto::padme::padme, wire::ParseError};
+use crate::{
+    payload::{length_at_the_end, wrong_padding},
+    wire::ParseError,
+};
 
 /// Holds back what may be padding: the last eight bytes, and the zeros before them as a number. So it takes no memory,
 /// however much padding there is.
@@ -39,22 +42,10 @@ impl Unpad {
         Given { zeros, bytes: all }
     }
 
-    /// What is left of the payload once the plaintext has ended.
-    pub(super) fn end(&mut self) -> Result<Given, ParseError> {
-        let malformed = |why| Err(ParseError::malformed("padding", self.total, why));
-        // [PAD-2]
-        let Ok(trailer) = <[u8; 8]>::try_from(&self.tail[..]) else {
-            return malformed("is shorter than its length field");
-        };
-        let payload = u64::from_be_bytes(trailer);
-        // [PAD-3]
-        if payload.checked_add(8).and_then(padme) != Some(self.total) {
-            return malformed("has a length that the payload's does not give");
-        }
+    /// The zeros that are left of the payload once the plaintext has ended.
+    pub(super) fn end(&self) -> Result<u64, ParseError> {
+        let payload = length_at_the_end(&self.tail, self.total)?;
         // [PAD-4] Whatever was given beyond the payload was not zero.
-        match payload.checked_sub(self.given) {
-            Some(zeros) => Ok(Given { zeros, bytes: Vec::new() }),
-            None => malformed("is not zero"),
-        }
+        payload.checked_sub(self.given).ok_or_else(|| wrong_padding(self.total, "is not zero"))
     }
 }

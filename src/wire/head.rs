@@ -121,6 +121,19 @@ impl<'a> MessageHead<'a> {
         Ok(())
     }
 
+    /// Whether the message may stand by itself under a block with these options; `at` is where the head begins.
+    ///
+    /// # Errors
+    /// [`ParseError::Malformed`] for a message of a channel; as [`check_under`](Self::check_under).
+    pub fn check_alone(&self, options: Options, at: u64) -> Result<(), ParseError> {
+        // [CHN-2]
+        if self.flags.channel {
+            let why = "a message of a channel opens only in its channel";
+            return Err(ParseError::malformed("flags", at.saturating_add(9), why));
+        }
+        self.check_under(options, at)
+    }
+
     /// Appends the head. A context of more than 65,535 bytes has met a limit before.
     pub fn encode(&self, out: &mut impl BufMut) {
         out.put_u64(self.seq);

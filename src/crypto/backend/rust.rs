@@ -118,7 +118,6 @@ pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// SHA-256 of bytes as they come.
-#[derive(Clone)]
 pub(crate) struct Hash(Sha256);
 
 impl Hash {
