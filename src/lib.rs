@@ -57,7 +57,7 @@ pub mod wire;
 // Sealing: to whom, and with what.
 pub use keys::{Cmk, Dek, Fingerprint, KeyError, Recipient, SenderKey};
 pub use platform::EntropyError;
-pub use seal::{Reuse, SealError, Sealer, SealerBuilder, seal};
+pub use seal::{Reuse, SealError, Sealed, Sealer, SealerBuilder, block_name, seal};
 // Opening: with which keys, under which policy.
 pub use keys::{DecapsulateError, Decapsulator, Keyring, NotContributory, SharedSecret};
 pub use open::{Begun, CachePolicy, NeedsDek, OpenError, Opened, Opener, OpenerBuilder, Ready, open, untrusted};

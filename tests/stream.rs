@@ -10,9 +10,10 @@ use std::{
 
 use kit::{Forge, TestRng, pad};
 use sealwire::{
-    Cmk, Keyring, Limits, OpenError, Opener, ParseError, Policy, PolicyError, ReplayWindow, Reuse, SealError, Sealer,
-    SealerBuilder, SenderKey, Senders, Standing, open,
-    stream::{OpenReader, SealWriter, StreamError},
+    Cmk, Keyring, Limits, OpenError, Opener, ParseError, Policy, PolicyError, ReplayWindow, Reuse, Rewrap, SealError, Sealed,
+    Sealer, SealerBuilder, SenderKey, Senders, Standing, block_name, open,
+    stream::{DetachedWriter, OpenReader, SealWriter, StreamError},
+    wire::DekBlock,
 };
 
 mod kit;
@@ -417,4 +418,331 @@ fn what_cannot_go_back_says_so() {
     let mut reader = OpenReader::one_of_many(&opener(), Cursor::new([&sealed[..], &sealed[..]].concat())).unwrap();
     assert!(matches!(reader.payload_len(), Err(StreamError::Io(error)) if error.kind() == io::ErrorKind::Unsupported));
     assert!(drain(&mut reader, 4096).0 == payload(10_000), "and it can still be read");
+}
+
+/// A writer on several threads gives the bytes that one gives; a reader on several gives what one gives, in whole, in part, and up to
+/// where something is wrong. Proves SEG-6.
+#[test]
+fn on_several_threads_nothing_is_different() {
+    let sent = payload(3 << 20);
+    let settings = || {
+        let mut fills = [vec![0xd1; 32], vec![0x5a; 16], kit::EPHEMERAL.to_vec()].into_iter();
+        let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_700_000_000));
+        builder().testing_entropy(move |out: &mut [u8]| out.copy_from_slice(&fills.next().unwrap())).testing_clock(clock)
+    };
+    let limits = Limits { message: 4 << 20, ..Limits::default() };
+    for (pad, signed) in [(false, false), (true, false), (true, true)] {
+        let settings = || {
+            let settings = settings().pad(pad).limits(limits.clone());
+            let settings = if signed { settings.sign_messages_with(SenderKey::from_ed25519(&ALICE)) } else { settings };
+            settings.build().unwrap()
+        };
+        let whole = settings().seal(b"", &sent).unwrap();
+        for (threads, piece) in [(1, 1 << 20), (2, 4097), (3, 777), (4, usize::MAX)] {
+            let writer = SealWriter::seekable(&mut settings(), b"", Cursor::new(Vec::new())).unwrap();
+            let mut writer = writer.threads(threads);
+            for piece in sent.chunks(piece.min(sent.len())) {
+                writer.write_all(piece).unwrap();
+            }
+            assert!(writer.finish().unwrap().into_inner() == whole, "{threads} threads, padded {pad}, signed {signed}");
+            let reader = OpenReader::new(&opener(), &whole[..]).unwrap().threads(threads);
+            let (got, end) = drain(reader, 10_000);
+            assert!(end.is_ok() && got == sent, "{threads} threads, padded {pad}, signed {signed}");
+        }
+        let mut reader = OpenReader::new(&opener(), Cursor::new(&whole)).unwrap().threads(3);
+        let mut rng = TestRng::new(3);
+        for _ in 0..30 {
+            let at = rng.below(sent.len());
+            reader.seek(SeekFrom::Start(at as u64)).unwrap();
+            let mut got = vec![0; rng.below((sent.len() - at).min(1 << 20))];
+            reader.read_exact(&mut got).unwrap();
+            assert!(got == sent[at..at + got.len()]);
+        }
+    }
+    let sealed = settings().build().unwrap().seal(b"", &sent).unwrap();
+    for segment in [300, 600, 767] {
+        let mut changed = sealed.clone();
+        changed[165 + segment * 4116 + 7] ^= 1;
+        for (bytes, good) in [(&changed[..], segment), (&sealed[..165 + segment * 4116 + 100], segment)] {
+            let (got, end) = drain(OpenReader::new(&opener(), bytes).unwrap().threads(3), 50_000);
+            assert!(end.is_err() && got == sent[..good * 4096], "{segment}");
+        }
+    }
+    let trailing = [&sealed[..], b"x"].concat();
+    let (got, end) = drain(OpenReader::new(&opener(), &trailing[..]).unwrap().threads(3), 50_000);
+    assert!(matches!(cause(end.unwrap_err()), OpenError::Parse(ParseError::TrailingBytes { .. })) && got == sent[..767 * 4096]);
+    // What is dropped in the middle is over.
+    let mut writer = SealWriter::new(&mut settings().build().unwrap(), b"", Vec::new()).unwrap().threads(4);
+    writer.write_all(&sent).unwrap();
+    drop(writer);
+    let mut reader = OpenReader::new(&opener(), &sealed[..]).unwrap().threads(4);
+    reader.read_exact(&mut vec![0; 2 << 20]).unwrap();
+}
+
+/// A block kept apart and its message are one message: whichever way it is put together, and for nothing else. Proves DET-1, DET-2.
+#[test]
+fn a_block_and_its_message_may_be_kept_apart() {
+    for signed in [false, true] {
+        let settings = if signed { builder().sign_messages_with(SenderKey::from_ed25519(&ALICE)) } else { builder() };
+        let mut sealer = settings.build().unwrap();
+        let mut writer = DetachedWriter::new(&mut sealer, b"ctx", Vec::new()).unwrap().threads(2);
+        writer.write_all(&payload(10_000)).unwrap();
+        let (message, block) = writer.finish().unwrap();
+        let joined = [&block[..], &message].concat();
+        assert_eq!(open(&joined, &Keyring::from(cmk())).unwrap().payload, payload(10_000));
+        assert_eq!(opener().open_detached(&block, &message).unwrap().payload, payload(10_000));
+        let mut reader = OpenReader::detached(&opener(), &block, Cursor::new(&message)).unwrap();
+        reader.seek(SeekFrom::Start(9000)).unwrap();
+        assert_eq!(drain(&mut reader, 100).0, payload(10_000)[9000..]);
+        let Sealed { block: own, message: record, .. } = sealer.seal_detached(b"", b"a record").unwrap();
+        assert_eq!(record.len(), 32 + 8);
+        assert_eq!(opener().open_detached(&own, &record).unwrap().payload, b"a record"[..]);
+        for (block, message) in
+            [(&block, &record), (&own.to_vec(), &message), (&joined, &message), (&block[..99].to_vec(), &message)]
+        {
+            assert!(opener().open_detached(block, message).is_err());
+            assert!(OpenReader::detached(&opener(), block, &message[..]).map_or(true, |reader| drain(reader, 5000).1.is_err()));
+        }
+    }
+}
+
+/// Many records name a few blocks: one for each life of a sealer. A rewrapped block keeps its name, and opens what it opened.
+#[test]
+fn records_share_a_block() {
+    let mut sealer = builder().reuse(Reuse { messages: 3, ..Reuse::default() }).build().unwrap();
+    let mut blocks = std::collections::HashMap::new();
+    let mut table = Vec::new();
+    for n in 0..7u8 {
+        let Sealed { name, block, message } = sealer.seal_detached(&[n], &[n; 50]).unwrap();
+        assert_eq!(message.len(), 50 + 32 + 1);
+        assert_eq!(*blocks.entry(name).or_insert_with(|| block.clone()), block);
+        table.push((name, message));
+    }
+    assert_eq!(blocks.len(), 3);
+    let (bob, opener) = (Cmk::from_x25519(&[2; 32]), opener());
+    for block in blocks.values_mut() {
+        *block = Rewrap::new().to(bob.recipient().clone()).block(block, &Keyring::from(cmk())).unwrap().into();
+    }
+    for (n, (name, message)) in table.iter().enumerate() {
+        assert_eq!(block_name(&blocks[name]), Some(*name));
+        assert_eq!(DekBlock::parse_alone(&blocks[name], &Limits::default()).unwrap().salt, name);
+        let opened = opener.open_detached(&blocks[name], message).unwrap();
+        assert!(opened.payload[..] == [n as u8; 50] && opened.context[..] == [n as u8] && opened.seq == n as u64 % 3);
+        let other = blocks.values().find(|block| block_name(block) != Some(*name)).unwrap();
+        assert!(opener.open_detached(other, message).is_err());
+    }
+    // The window against replays sees them as what they are.
+    let policy = Policy { replay: Some(ReplayWindow::new(10)), max_age: Some(Duration::from_secs(3600)), ..Policy::default() };
+    let once = Opener::builder(Keyring::from(cmk())).policy(policy).build();
+    once.open_detached(&blocks[&table[0].0], &table[0].1).unwrap().commit();
+    let joined = [&blocks[&table[0].0][..], &table[0].1].concat();
+    assert!(matches!(once.open(&joined), Err(OpenError::Duplicate)));
+}
+
+#[cfg(feature = "codec")]
+mod asynchronous {
+    use super::*;
+    use sealwire::stream::{AsyncOpenReader, AsyncSealWriter};
+    use std::{
+        pin::{Pin, pin},
+        task::{Context, Poll, ready},
+    };
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+    /// Does a few bytes at a time, and says "not yet" every other time.
+    struct Fitful<T> {
+        inner: T,
+        most: usize,
+        turn: bool,
+    }
+
+    impl<T> Fitful<T> {
+        fn new(inner: T, most: usize) -> Self {
+            Self { inner, most, turn: false }
+        }
+
+        fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+            self.turn = !self.turn;
+            if self.turn {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        }
+    }
+
+    impl<T: Read + Unpin> AsyncRead for Fitful<T> {
+        fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            ready!(self.poll_turn(context));
+            let mut bytes = vec![0; out.remaining().min(self.most)];
+            let n = self.inner.read(&mut bytes)?;
+            out.put_slice(&bytes[..n]);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl<T: Seek + Unpin> AsyncSeek for Fitful<T> {
+        fn start_seek(mut self: Pin<&mut Self>, to: SeekFrom) -> io::Result<()> {
+            self.inner.seek(to).map(|_| ())
+        }
+
+        fn poll_complete(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<u64>> {
+            ready!(self.poll_turn(context));
+            Poll::Ready(self.inner.stream_position())
+        }
+    }
+
+    impl<T: Write + Unpin> AsyncWrite for Fitful<T> {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            ready!(self.poll_turn(context));
+            let n = data.len().min(self.most);
+            Poll::Ready(self.inner.write(&data[..n]))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn drain_all<R: AsyncRead + Unpin>(mut reader: AsyncOpenReader<R>) -> (Vec<u8>, io::Result<()>) {
+        let mut got = Vec::new();
+        let end = reader.read_to_end(&mut got).await.map(|_| ());
+        if end.is_err() {
+            assert!(reader.read(&mut [0; 10]).await.is_err(), "it stays failed");
+        }
+        (got, end)
+    }
+
+    /// They write and read the same messages as the others, in whatever pieces, and release the same prefix.
+    #[tokio::test]
+    async fn they_are_the_same_messages() {
+        for (len, pad, most) in [(0, false, 1), (0, true, 3), (5000, false, 1), (20_000, true, 7), (20_000, false, 100_000)] {
+            let mut sealer = builder().pad(pad).build().unwrap();
+            let mut writer = AsyncSealWriter::new(&mut sealer, b"ctx", Fitful::new(Vec::new(), most)).unwrap();
+            for piece in payload(len).chunks(most * 100) {
+                writer.write_all(piece).await.unwrap();
+            }
+            let sealed = writer.finish().await.unwrap().inner;
+            assert_eq!(open(&sealed, &Keyring::from(cmk())).unwrap().payload, payload(len));
+            let reader = AsyncOpenReader::new(&opener(), Fitful::new(&sealed[..], most)).await.unwrap();
+            assert_eq!(&reader.context()[..], b"ctx");
+            let (got, end) = drain_all(reader).await;
+            assert!(end.is_ok() && got == payload(len), "{len}, padded {pad}, by {most}");
+            for cut in (0..sealed.len()).step_by(511) {
+                match AsyncOpenReader::new(&opener(), Fitful::new(&sealed[..cut], most)).await {
+                    Ok(reader) if !pad => {
+                        let (got, end) = drain_all(reader).await;
+                        assert!(got == payload(len)[..(cut - 168) / 4116 * 4096]);
+                        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+                    }
+                    Ok(reader) => assert!(drain_all(reader).await.1.is_err()),
+                    Err(error) => assert!(matches!(error, StreamError::Open(OpenError::Parse(ParseError::Truncated { .. })))),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn they_go_to_any_place() {
+        let mut rng = TestRng::new(11);
+        for (len, pad, signed) in [(20_000, false, false), (20_000, true, false), (8192, true, true)] {
+            let builder = builder().pad(pad);
+            let builder = if signed { builder.sign_messages_with(SenderKey::from_ed25519(&ALICE)) } else { builder };
+            let sealed = builder.build().unwrap().seal(b"", &payload(len)).unwrap();
+            let input = Fitful::new(Cursor::new(&sealed), 1000);
+            let mut reader = AsyncOpenReader::verified(&opener(), input).await.unwrap();
+            assert_eq!(reader.sender().is_some_and(|sender| sender.standing() == Standing::Signed), signed);
+            assert_eq!(reader.payload_len().await.unwrap(), len as u64);
+            for _ in 0..20 {
+                let at = rng.below(len + 5);
+                assert_eq!(reader.seek(SeekFrom::Start(at as u64)).await.unwrap(), at as u64);
+                let mut got = vec![0; rng.below(5000)];
+                let n = reader.read(&mut got).await.unwrap();
+                let wanted = &payload(len)[at.min(len)..];
+                assert!(got[..n] == wanted[..n] && (n > 0 || wanted.is_empty() || got.is_empty()));
+            }
+            assert_eq!(reader.seek(SeekFrom::End(-1 - len as i64)).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            reader.rewind().await.unwrap();
+            assert!(drain_all(reader).await.0 == payload(len));
+        }
+    }
+
+    /// A future that is dropped loses, repeats and tears nothing.
+    #[tokio::test]
+    async fn a_call_that_is_given_up_loses_nothing() {
+        let mut sealer = builder().build().unwrap();
+        let mut writer = AsyncSealWriter::new(&mut sealer, b"", Fitful::new(Vec::new(), 100)).unwrap();
+        let (sent, mut rng) = (payload(30_000), TestRng::new(5));
+        let mut at = 0;
+        while at < sent.len() {
+            let end = (at + rng.below(6000) + 1).min(sent.len());
+            // `write` is given up where it is not ready at once.
+            let given_up = {
+                let mut write = pin!(writer.write(&sent[at..end]));
+                match futures_util::poll!(write.as_mut()) {
+                    Poll::Ready(written) => {
+                        at += written.unwrap();
+                        false
+                    }
+                    Poll::Pending => true,
+                }
+            };
+            if given_up && rng.below(2) == 0 {
+                let _ = futures_util::poll!(pin!(writer.flush()));
+            }
+        }
+        let sealed = writer.finish().await.unwrap().inner;
+        let mut reader = AsyncOpenReader::new(&opener(), Fitful::new(Cursor::new(&sealed), 300)).await.unwrap();
+        let mut got = Vec::new();
+        loop {
+            let mut buffer = vec![0; rng.below(3000) + 1];
+            match futures_util::poll!(pin!(reader.read(&mut buffer))) {
+                Poll::Ready(Ok(0)) => break,
+                Poll::Ready(n) => got.extend_from_slice(&buffer[..n.unwrap()]),
+                Poll::Pending => {}
+            }
+        }
+        assert!(got == sent);
+        // A seek that was begun is gone on with, and nothing is read in its middle.
+        Pin::new(&mut reader).start_seek(SeekFrom::Start(12_345)).unwrap();
+        assert!(reader.read(&mut [0; 10]).await.is_err());
+        let place = loop {
+            if let Poll::Ready(place) =
+                futures_util::poll!(pin!(std::future::poll_fn(|cx| Pin::new(&mut reader).poll_complete(cx))))
+            {
+                break place.unwrap();
+            }
+        };
+        assert_eq!(place, 12_345);
+        assert!(drain_all(reader).await.0 == sent[12_345..]);
+    }
+
+    /// One message, larger than any that is opened at once, over a socket.
+    #[tokio::test]
+    async fn over_a_socket_a_message_has_any_size() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sending = tokio::spawn(async move {
+            let mut sealer = Sealer::builder().to(cmk().recipient().clone()).build().unwrap();
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let mut writer = AsyncSealWriter::new(&mut sealer, b"", stream).unwrap();
+            for n in 0..40u8 {
+                writer.write_all(&vec![n; 1 << 20]).await.unwrap();
+            }
+            writer.shutdown().await.unwrap();
+        });
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut reader = AsyncOpenReader::new(&opener(), stream).await.unwrap();
+        for n in 0..40u8 {
+            let mut piece = vec![0; 1 << 20];
+            reader.read_exact(&mut piece).await.unwrap();
+            assert!(piece == vec![n; 1 << 20]);
+        }
+        assert_eq!(reader.read(&mut [0; 1]).await.unwrap(), 0);
+        sending.await.unwrap();
+    }
 }

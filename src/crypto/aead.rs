@@ -24,6 +24,13 @@ impl AeadKey {
         }
     }
 
+    /// Encrypts `from` into `to`, of the same length, and returns the tag.
+    pub(crate) fn seal_from(&self, nonce: &[u8; 12], aad: &[u8], from: &[u8], to: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
+        match self {
+            Self::ChaCha20Poly1305(key) => key.seal_from(nonce, aad, from, to),
+        }
+    }
+
     /// Decrypts in place; on failure `text` holds what it held.
     pub(crate) fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
         match self {

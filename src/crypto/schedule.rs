@@ -70,9 +70,26 @@ impl Schedule {
 
     /// Encrypts a segment in place and returns its tag.
     pub(crate) fn seal_segment(&self, at: SegmentAt, aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
+        self.payload.seal(&self.nonce(at)?, aad, text)
+    }
+
+    /// Encrypts a segment on its way from `from` to `to`, of the same length, and returns its tag.
+    pub(crate) fn seal_segment_from(
+        &self,
+        at: SegmentAt,
+        aad: &[u8],
+        from: &[u8],
+        to: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], Refused> {
+        self.payload.seal_from(&self.nonce(at)?, aad, from, to)
+    }
+
+    /// The nonce of a segment that is sealed now.
+    fn nonce(&self, at: SegmentAt) -> Result<[u8; 12], Refused> {
+        let nonce = at.nonce()?;
         #[cfg(feature = "testing")]
-        crate::testing::observe(self.payload_name, at.nonce()?);
-        self.payload.seal(&at.nonce()?, aad, text)
+        crate::testing::observe(self.payload_name, nonce);
+        Ok(nonce)
     }
 
     /// Decrypts a segment in place; on failure `text` is still the ciphertext.

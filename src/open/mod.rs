@@ -249,6 +249,26 @@ impl Opener {
         Ok(Message::parse(envelope, &self.0.policy.limits)?)
     }
 
+    /// Opens a message whose DEK block was kept apart from it ([`Sealer::seal_detached`](crate::Sealer::seal_detached), spec 4.6). With
+    /// the DEK in the cache it costs one AEAD call.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open). Offsets count from the beginning of the block.
+    pub fn open_detached(&self, block: &[u8], message: &[u8]) -> Result<Opened, OpenError> {
+        match self.begin_detached(block, message)? {
+            Begun::Ready(ready) => ready.open(),
+            Begun::NeedsDek(waiting) => Err(waiting.reason),
+        }
+    }
+
+    /// As [`begin`](Self::begin), for a message whose DEK block was kept apart from it.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_detached<'a>(&self, block: &'a [u8], message: &'a [u8]) -> Result<Begun<'a>, OpenError> {
+        self.begin_with(Message::parse_detached(block, message, &self.0.policy.limits)?)
+    }
+
     /// Parses an envelope and looks for its DEK in cache and keyring.
     ///
     /// ```
@@ -268,7 +288,10 @@ impl Opener {
     /// # Errors
     /// [`OpenError`] for bytes and policies that no DEK would mend.
     pub fn begin<'a>(&self, envelope: &'a [u8]) -> Result<Begun<'a>, OpenError> {
-        let message = self.parse(envelope)?;
+        self.begin_with(self.parse(envelope)?)
+    }
+
+    fn begin_with<'a>(&self, message: Message<'a>) -> Result<Begun<'a>, OpenError> {
         let opener = self.clone();
         match self.unlock_message(&message, None) {
             Ok(unlocked) => Ok(Begun::Ready(Ready { opener, message, unlocked })),

@@ -34,18 +34,31 @@ impl<'a> Message<'a> {
     /// [`ParseError`]: everything that can be refused without a key, trailing bytes and channel messages included.
     pub fn parse(envelope: &'a [u8], limits: &Limits) -> Result<Self, ParseError> {
         let (raw_block, block) = DekBlock::parse(envelope, limits)?;
-        let mut reader = Reader::new(envelope.get(raw_block.len()..).unwrap_or_default(), len64(raw_block.len()));
+        Self::parse_after(raw_block, block, envelope.get(raw_block.len()..).unwrap_or_default(), limits)
+    }
+
+    /// Takes a message apart whose DEK block was kept apart from it (spec 4.6). Offsets count from the beginning of the block.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_detached(block: &'a [u8], message: &'a [u8], limits: &Limits) -> Result<Self, ParseError> {
+        Self::parse_after(block, DekBlock::parse_alone(block, limits)?, message, limits)
+    }
+
+    /// Head and segments, which are all that follows the block.
+    fn parse_after(raw_block: &'a [u8], block: DekBlock<'a>, rest: &'a [u8], limits: &Limits) -> Result<Self, ParseError> {
+        let head_at = raw_block.len();
+        let mut reader = Reader::new(rest, len64(head_at));
         let head = MessageHead::parse(&mut reader, limits)?;
-        head.check_alone(block.options, len64(raw_block.len()))?;
-        let body = reader.rest();
-        let (plaintext, end) = payload::scan(body, reader.offset(), head.segment_log2, limits)?;
+        head.check_alone(block.options, len64(head_at))?;
+        let (head_end, body) = (reader.offset(), reader.rest());
+        let (plaintext, end) = payload::scan(body, head_end, head.segment_log2, limits)?;
         // [SEG-8]
-        if end != len64(envelope.len()) {
+        if end != len64(head_at).saturating_add(len64(rest.len())) {
             return Err(ParseError::TrailingBytes { offset: end });
         }
-        let body_at = envelope.len() - body.len();
-        let head_at = raw_block.len();
-        let raw_head = envelope.get(head_at..body_at).unwrap_or_default();
+        let (raw_head, _) = rest.split_at(rest.len() - body.len());
+        let body_at = head_at + raw_head.len();
         let plan = SegmentPlan::new(plaintext, head.segment_log2)?;
         Ok(Self { raw_block, block, head, raw_head, head_at, body, body_at, plaintext, plan })
     }

@@ -1,6 +1,6 @@
 //! One DEK in use: messages under it, each with the next `seq`.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{SealError, builder::Unsigned};
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lead {
     Envelope,
+    /// The block is kept apart.
+    Detached,
     FollowUp,
 }
 
@@ -28,7 +30,7 @@ pub(crate) struct Message<'a> {
 
 /// One DEK in use: its block, its keys, and what has been sealed under it.
 pub(crate) struct Epoch {
-    pub(super) block: Vec<u8>,
+    pub(super) block: Bytes,
     /// Where the block belongs to one message: what signs it.
     pub(super) unsigned: Option<Unsigned>,
     pub(crate) schedule: Schedule,
@@ -77,9 +79,17 @@ impl Epoch {
         self.sign(message, buffer)
     }
 
-    /// Completes the block of a message that is signed by itself.
+    /// The block of a message that is kept apart from it.
+    pub(super) fn detached_block(&self, message: &Message<'_>, sealed: &[u8]) -> Result<Bytes, SealError> {
+        let Some(unsigned) = &self.unsigned else { return Ok(self.block.clone()) };
+        let mut block = self.block.to_vec();
+        unsigned.sign(&self.schedule, &mut block, [sealed, message.binding])?;
+        Ok(block.into())
+    }
+
+    /// Completes the block of a message that is signed by itself, where it stands before it.
     fn sign(&self, message: &Message<'_>, sealed: &mut [u8]) -> Result<(), SealError> {
-        let Some(unsigned) = &self.unsigned else { return Ok(()) };
+        let Some(unsigned) = self.unsigned.as_ref().filter(|_| message.lead != Lead::Detached) else { return Ok(()) };
         let (block, rest) = sealed.split_at_mut_checked(self.block.len()).ok_or(SealError::Primitive)?;
         unsigned.sign(&self.schedule, block, [rest, message.binding])
     }
@@ -111,6 +121,7 @@ impl Epoch {
     fn front_len(&self, message: &Message<'_>, head: &MessageHead<'_>) -> usize {
         match message.lead {
             Lead::Envelope => self.block.len() + head.encoded_len(),
+            Lead::Detached => head.encoded_len(),
             Lead::FollowUp => FollowUpHead { flags: head.flags, context: head.context }.encoded_len(),
         }
     }
@@ -121,6 +132,7 @@ impl Epoch {
                 out.put_slice(&self.block);
                 head.encode(out);
             }
+            Lead::Detached => head.encode(out),
             Lead::FollowUp => FollowUpHead { flags: head.flags, context: head.context }.encode(out),
         }
     }

@@ -8,7 +8,7 @@ mod error;
 
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     crypto::{proof::Covers, schedule::Schedule},
@@ -62,6 +62,27 @@ impl Reuse {
 pub fn seal(payload: &[u8], to: &[Recipient]) -> Result<Vec<u8>, SealError> {
     Sealer::builder().to_all(to.iter().cloned()).build()?.seal(b"", payload)
 }
+
+/// A message and its DEK block, apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// What the block is called: [`block_name`].
+    pub name: [u8; 16],
+    /// The DEK block; the same for all messages under one DEK, unless each is signed.
+    pub block: Bytes,
+    /// Message head and segments.
+    pub message: Vec<u8>,
+}
+
+/// What a DEK block can be stored under: its salt, random for each block and the same after a rewrap. `None` where the bytes are too
+/// short for a block. [DET-3]
+#[must_use]
+pub fn block_name(block: &[u8]) -> Option<[u8; 16]> {
+    block.get(SALT_AT..)?.first_chunk().copied()
+}
+
+/// Where the salt stands in a DEK block (spec 4.1).
+const SALT_AT: usize = 21;
 
 /// Seals payloads to fixed recipients and reuses a DEK for a period (spec 10.1).
 ///
@@ -126,6 +147,50 @@ impl Sealer {
         let sealed = epoch.seal(&message, plaintext, self.settings.segment_log2, &mut self.aad, out);
         self.epoch = Some(epoch);
         sealed
+    }
+
+    /// Seals `payload` as a message whose DEK block is kept apart (spec 4.6): 32 bytes and the context on top of the payload.
+    ///
+    /// For many records under one stored block, as the rows of a table: whatever this gives as the block is stored once under its name,
+    /// and each record names it. A sealer that takes up its next DEK, or that has just been built, gives another.
+    ///
+    /// A record is replaced by sealing it anew, never by changing its sealed bytes: each `seq` encrypts once, and there is no
+    /// way to encrypt anything under a `seq` again.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use sealwire::{Cmk, Keyring, Opener, Sealed, Sealer, block_name};
+    /// let cmk = Cmk::generate()?;
+    /// let mut sealer = Sealer::builder().to(cmk.recipient().clone()).build()?;
+    /// let (mut blocks, mut rows) = (HashMap::new(), Vec::new());
+    /// for (id, payload) in [("row 1", "ada"), ("row 2", "bob")] {
+    ///     // The context holds a record in its place: another row's record does not open here.
+    ///     let Sealed { name, block, message } = sealer.seal_detached(id.as_bytes(), payload.as_bytes())?;
+    ///     blocks.entry(name).or_insert(block);
+    ///     rows.push((name, message));
+    /// }
+    /// assert_eq!((blocks.len(), rows[0].1.len()), (1, 32 + 5 + 3));
+    /// let opener = Opener::new(Keyring::from(cmk));
+    /// let (name, message) = &rows[1];
+    /// let opened = opener.open_detached(&blocks[name], message)?;
+    /// assert_eq!((&opened.context[..], &opened.payload[..]), (&b"row 2"[..], &b"bob"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SealError`]; nothing leaves.
+    pub fn seal_detached(&mut self, context: &[u8], payload: &[u8]) -> Result<Sealed, SealError> {
+        let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
+        let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
+        let mut epoch = self.usable_epoch(context, plaintext.len())?;
+        let message = Message { lead: Lead::Detached, flags, context, chain: None, binding: &self.settings.binding };
+        let mut out = BytesMut::new();
+        let sealed = epoch
+            .seal(&message, plaintext, self.settings.segment_log2, &mut self.aad, &mut out)
+            .and_then(|()| epoch.detached_block(&message, &out));
+        self.epoch = Some(epoch);
+        let block = sealed?;
+        Ok(Sealed { name: block_name(&block).ok_or(SealError::Primitive)?, block, message: out.into() })
     }
 
     /// Seals the payload that `buffer` holds; afterwards it holds the envelope.
@@ -210,7 +275,8 @@ impl Sealer {
         // [KEY-6]
         let salt = settings.entropy.array()?;
         let schedule = Schedule::new(settings.suite, &salt, &dek.secret)?;
-        let Block { bytes: block, unsigned } = settings.encode_block(&dek.secret, &salt, &schedule, covers)?;
+        let Block { bytes, unsigned } = settings.encode_block(&dek.secret, &salt, &schedule, covers)?;
+        let block = Bytes::from(bytes);
         let since = settings.clock.now();
         Ok(Epoch { block, unsigned, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
     }
@@ -218,7 +284,7 @@ impl Sealer {
 
 /// What a message begins with, and what its segments need.
 pub(crate) struct Begun {
-    pub(crate) block: Vec<u8>,
+    pub(crate) block: Bytes,
     pub(crate) head: Vec<u8>,
     pub(crate) schedule: Schedule,
     /// Of segment 0.

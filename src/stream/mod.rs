@@ -4,13 +4,20 @@
 //! What is held is one segment, whatever the size of the payload; and 32 bytes for each segment of a message that is signed as a whole,
 //! where ranges of it are read.
 
+mod crew;
+#[cfg(feature = "codec")]
+mod nonblocking;
 mod open;
+mod opening;
 mod range;
 mod seal;
+mod sealing;
 mod unpad;
 
+#[cfg(feature = "codec")]
+pub use nonblocking::{AsyncOpenReader, AsyncSealWriter};
 pub use open::OpenReader;
-pub use seal::SealWriter;
+pub use seal::{DetachedWriter, SealWriter};
 
 use crate::{open::OpenError, seal::SealError};
 

@@ -1,14 +1,17 @@
 //! Any range of a payload, without the rest of it (spec 14): the first segment is opened before, the final one before a length is
 //! told.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, SeekFrom};
 
 use zeroize::Zeroize;
 
-use super::{OpenReader, StreamError, open::truncated};
+use super::{
+    StreamError,
+    opening::{Opening, Step, truncated},
+};
 use crate::{
-    crypto::backend::sha256,
-    open::{OpenError, Opener},
+    crypto::backend::{Hash, sha256},
+    open::OpenError,
     payload::length_at_the_end,
     wire::{LimitExceeded, MAX_SEGMENTS, ParseError, SegmentPrefix},
 };
@@ -32,8 +35,9 @@ impl Known {
         1 << self.segment_log2
     }
 
-    fn offset(&self, segment: u64) -> u64 {
-        self.body_at + segment * (self.segment_size() + 20)
+    /// Bytes of the segments before one.
+    fn before(&self, segment: u64) -> u64 {
+        segment * (self.segment_size() + 20)
     }
 
     /// Plaintext bytes of a segment.
@@ -53,110 +57,178 @@ impl Known {
     }
 }
 
-impl<R: Read + Seek> OpenReader<R> {
-    /// Begins with a message whose sender proof, where it covers the message, is verified before anything is given: one pass over the
-    /// input. Every segment that is read later is compared with that pass.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new); [`OpenError::Proof`].
-    pub fn verified(opener: &Opener, input: R) -> Result<Self, StreamError> {
-        let mut reader = Self::new(opener, input)?;
-        if reader.message.is_signed() {
-            reader.survey()?;
-            reader.go(0)?;
+/// What is on its way for a seek.
+pub(super) enum Errand {
+    None,
+    /// Where does the input stand?
+    Here {
+        to: SeekFrom,
+    },
+    /// Where does it end?
+    End {
+        to: SeekFrom,
+        body_at: u64,
+    },
+    /// The end is being looked at.
+    Survey {
+        to: SeekFrom,
+        known: Known,
+        part: Part,
+        sought: bool,
+    },
+    /// The way to where something is to be given from.
+    Way {
+        known: Known,
+        segment: u64,
+    },
+}
+
+/// What a survey reads.
+pub(super) enum Part {
+    /// All segments, for the proof that covers them; the hashes of each so far.
+    All(Hash, Vec<[u8; 32]>),
+    Final,
+    /// The one before, where the padding begins in it; this is the final one.
+    BeforeFinal(Vec<u8>),
+}
+
+impl Part {
+    fn first(&self, known: &Known) -> u64 {
+        match self {
+            Self::All(..) => 0,
+            Self::Final => known.segments - 1,
+            Self::BeforeFinal(_) => known.segments - 2,
         }
-        Ok(reader)
     }
+}
 
-    /// Bytes of the payload: its final segment is opened to tell.
-    ///
-    /// # Errors
-    /// [`OpenError`]; the input's own errors.
-    pub fn payload_len(&mut self) -> Result<u64, StreamError> {
-        let position = self.position;
-        self.survey()?;
-        self.go(position)?;
-        self.known.as_ref().map(|known| known.payload).ok_or(OpenError::Failed.into())
-    }
-
-    /// Looks at the end, once.
-    fn survey(&mut self) -> Result<(), StreamError> {
+impl Opening {
+    /// Begins to go to a place in the payload; [`errand_step`](Self::errand_step) says how.
+    pub(super) fn begin_seek(&mut self, to: SeekFrom) -> Result<(), StreamError> {
         self.check_alive()?;
         if self.known.is_some() {
-            return Ok(());
+            return self.go(to);
         }
-        if !self.alone {
+        if !self.message().alone {
             let why = "the message's end is not the input's, so its length is not known before it is read";
             return Err(io::Error::new(io::ErrorKind::Unsupported, why).into());
         }
-        match self.try_survey() {
-            Ok(known) => {
-                self.end_is_known(known);
-                Ok(())
+        self.errand = Errand::Here { to };
+        Ok(())
+    }
+
+    /// What a seek that was begun needs next; `None` when it has come to its end.
+    pub(super) fn errand_step(&self) -> Option<Step> {
+        match &self.errand {
+            Errand::None => None,
+            Errand::Here { .. } => Some(Step::Seek(SeekFrom::Current(0))),
+            Errand::End { .. } => Some(Step::Seek(SeekFrom::End(0))),
+            Errand::Way { known, segment } => Some(Step::Seek(SeekFrom::Start(known.body_at + known.before(*segment)))),
+            Errand::Survey { known, part, sought: false, .. } => {
+                Some(Step::Seek(SeekFrom::Start(known.body_at + known.before(part.first(known)))))
             }
-            Err(error) => self.fail(error),
+            Errand::Survey { .. } => self.wants().map(Step::Read),
         }
     }
 
-    fn try_survey(&mut self) -> Result<Known, StreamError> {
-        let (segment_log2, front) = (self.message.segment_log2, self.message.front);
+    /// The input is where it was to go.
+    pub(super) fn sought(&mut self, place: u64) -> Result<(), StreamError> {
+        self.check_alive()?;
+        let gone = match std::mem::replace(&mut self.errand, Errand::None) {
+            Errand::None => Ok(()),
+            Errand::Here { to } => match place.checked_sub(self.read_so_far()) {
+                Some(body_at) => {
+                    self.errand = Errand::End { to, body_at };
+                    Ok(())
+                }
+                None => Err(io::Error::from(io::ErrorKind::InvalidInput).into()),
+            },
+            Errand::End { to, body_at } => self.begin_survey(to, body_at, place),
+            Errand::Survey { to, known, part, .. } => {
+                let segment = part.first(&known);
+                self.read_from(segment, known.before(segment));
+                self.errand = Errand::Survey { to, known, part, sought: true };
+                Ok(())
+            }
+            Errand::Way { known, segment } => {
+                self.read_from(segment, known.before(segment));
+                self.known = Some(known);
+                Ok(())
+            }
+        };
+        gone.or_else(|error| self.fail(error))
+    }
+
+    fn begin_survey(&mut self, to: SeekFrom, body_at: u64, end: u64) -> Result<(), StreamError> {
+        let message = self.message();
+        let (segment_log2, front) = (message.segment_log2, message.front);
         let step = (1u64 << segment_log2) + 20;
-        let outside = || io::Error::from(io::ErrorKind::InvalidInput);
-        let body_at = self.input.stream_position()?.checked_sub(self.consumed).ok_or_else(outside)?;
-        let body = self.input.seek(SeekFrom::End(0))?.saturating_sub(body_at);
+        let body = end.saturating_sub(body_at);
         let segments = body.div_ceil(step).max(1);
         // [SEG-5]
         LimitExceeded::check("segments", segments, MAX_SEGMENTS).map_err(ParseError::from).map_err(OpenError::from)?;
         let final_at = (segments - 1) * step;
         let plaintext = body.checked_sub(20 * segments).ok_or(truncated(front + final_at, 20, body - final_at))?;
-        let mut known = Known { body_at, segments, plaintext, payload: plaintext, segment_log2, hashes: None };
-        if self.message.is_signed() {
-            known.hashes = Some(self.verify_all(&known)?);
-        }
-        let mut end = self.open_segment(&known, segments - 1)?;
-        if self.message.padded {
-            if end.len() < 8 && segments > 1 {
-                let before = self.open_segment(&known, segments - 2)?;
-                end.splice(..0, before);
+        let known = Known { body_at, segments, plaintext, payload: plaintext, segment_log2, hashes: None };
+        let part = if message.is_signed() { Part::All(message.hash(), Vec::new()) } else { Part::Final };
+        self.errand = Errand::Survey { to, known, part, sought: false };
+        Ok(())
+    }
+
+    /// A segment that a survey asked for has been read.
+    pub(super) fn survey_segment(&mut self, prefix: SegmentPrefix) -> Result<(), StreamError> {
+        let Errand::Survey { to, mut known, part, .. } = std::mem::replace(&mut self.errand, Errand::None) else {
+            return Err(OpenError::Failed.into());
+        };
+        self.expect(&known, prefix)?;
+        match part {
+            Part::All(mut hash, mut hashes) => {
+                hash.update(&prefix.encode());
+                hash.update(self.body());
+                hashes.push(sha256(&[&prefix.encode(), self.body()]));
+                self.index += 1;
+                self.skip_body();
+                if !prefix.last {
+                    self.errand = Errand::Survey { to, known, part: Part::All(hash, hashes), sought: true };
+                    return Ok(());
+                }
+                self.verify(hash)?;
+                known.hashes = Some(hashes);
+                self.errand = Errand::Survey { to, known, part: Part::Final, sought: false };
+                Ok(())
             }
+            Part::Final => {
+                known.check(self.index, prefix, self.body())?;
+                let end = self.open_apart(prefix.last)?;
+                if self.message().padded && end.len() < 8 && known.segments > 1 {
+                    self.errand = Errand::Survey { to, known, part: Part::BeforeFinal(end), sought: false };
+                    return Ok(());
+                }
+                self.end_survey(to, known, end)
+            }
+            Part::BeforeFinal(end) => {
+                known.check(self.index, prefix, self.body())?;
+                let mut both = self.open_apart(prefix.last)?;
+                both.extend_from_slice(&end);
+                self.end_survey(to, known, both)
+            }
+        }
+    }
+
+    fn end_survey(&mut self, to: SeekFrom, mut known: Known, mut end: Vec<u8>) -> Result<(), StreamError> {
+        if self.message().padded {
             // The zeros are not looked at: a range reader checks the length alone (spec 8).
-            known.payload = length_at_the_end(&end, plaintext).map_err(OpenError::Content)?;
+            known.payload = length_at_the_end(&end, known.plaintext).map_err(OpenError::Content)?;
         }
         end.zeroize();
-        Ok(known)
-    }
-
-    /// Verifies the proof over all of the message; gives the hash of each segment.
-    fn verify_all(&mut self, known: &Known) -> Result<Vec<[u8; 32]>, StreamError> {
-        let (mut hash, mut hashes, mut body) = (self.message.hash(), Vec::new(), Vec::new());
-        self.rewind_to(known, 0)?;
-        for segment in 0..known.segments {
-            self.index = segment;
-            let prefix = self.read_segment(&mut body)?;
-            self.expect(known, segment, prefix)?;
-            hash.update(&prefix.encode());
-            hash.update(&body);
-            hashes.push(sha256(&[&prefix.encode(), &body]));
-        }
-        self.verify(hash)?;
-        Ok(hashes)
-    }
-
-    /// Opens one segment apart from those that are given.
-    fn open_segment(&mut self, known: &Known, segment: u64) -> Result<Vec<u8>, StreamError> {
-        let mut body = Vec::new();
-        self.rewind_to(known, segment)?;
-        let prefix = self.read_segment(&mut body)?;
-        self.expect(known, segment, prefix)?;
-        known.check(segment, prefix, &body)?;
-        self.message.open(segment, prefix.last, &mut body)?;
-        Ok(body)
+        self.end_is_known(known);
+        self.go(to)
     }
 
     /// Whether a prefix is what the length of the input asks for; otherwise something is missing, or too much.
-    fn expect(&self, known: &Known, segment: u64, prefix: SegmentPrefix) -> Result<(), OpenError> {
-        let is_final = segment + 1 == known.segments;
-        let (end, here) = (self.message.front + self.consumed, known.len_of(segment));
+    fn expect(&self, known: &Known, prefix: SegmentPrefix) -> Result<(), OpenError> {
+        let is_final = self.index + 1 == known.segments;
+        let (end, here) = (self.message().front + self.consumed, known.len_of(self.index));
         match (prefix.last, is_final) {
             (true, true) if u64::from(prefix.ciphertext) == here => Ok(()),
             (true, _) => Err(ParseError::TrailingBytes { offset: end }.into()),
@@ -165,45 +237,33 @@ impl<R: Read + Seek> OpenReader<R> {
         }
     }
 
-    fn rewind_to(&mut self, known: &Known, segment: u64) -> Result<(), StreamError> {
-        self.input.seek(SeekFrom::Start(known.offset(segment)))?;
-        self.index = segment;
-        self.consumed = known.offset(segment) - known.body_at;
+    /// Goes to a place in the payload; to where we are, if there is no such place.
+    fn go(&mut self, to: SeekFrom) -> Result<(), StreamError> {
+        let Some(known) = self.known.take() else { return Err(OpenError::Failed.into()) };
+        let here = self.position;
+        let there = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => here.checked_add_signed(by),
+            SeekFrom::End(by) => known.payload.checked_add_signed(by),
+        };
+        let position = there.unwrap_or(here);
+        let segment = position >> known.segment_log2;
+        let skip = usize::try_from(position % known.segment_size()).unwrap_or_default();
+        let done = position >= known.payload;
+        self.give_from(position, skip, done);
+        if done {
+            self.known = Some(known);
+        } else {
+            self.errand = Errand::Way { known, segment };
+        }
+        self.no_such_place = there.is_none();
         Ok(())
     }
 
-    /// Goes to a place in the payload; what is open already is used again.
-    fn go(&mut self, position: u64) -> Result<(), StreamError> {
-        let Some(known) = self.known.take() else { return Err(OpenError::Failed.into()) };
-        let segment = position >> known.segment_log2;
-        let gone = if position < known.payload { self.rewind_to(&known, segment) } else { Ok(()) };
-        self.ready.bytes.zeroize();
-        self.ready = super::open::Ready::default();
-        self.skip = usize::try_from(position % known.segment_size()).unwrap_or_default();
-        self.done = position >= known.payload;
-        self.position = position;
-        self.known = Some(known);
-        gone.or_else(|error| self.fail(error))
-    }
-}
-
-impl<R: Read + Seek> Seek for OpenReader<R> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let here = self.position;
-        self.survey().map_err(StreamError::into_io)?;
-        let payload = self.known.as_ref().map_or(0, |known| known.payload);
-        let position = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::Current(by) => here.checked_add_signed(by),
-            SeekFrom::End(by) => payload.checked_add_signed(by),
-        };
-        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "a place before the payload's beginning");
-        match position {
-            Some(position) => self.go(position).map_err(StreamError::into_io)?,
-            None => {
-                self.go(here).map_err(StreamError::into_io)?;
-                return Err(outside());
-            }
+    /// Where a seek has come to, when it has come to its end.
+    pub(super) fn seek_ended(&mut self) -> io::Result<u64> {
+        if std::mem::take(&mut self.no_such_place) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a place before the payload's beginning"));
         }
         Ok(self.position)
     }

@@ -1,20 +1,10 @@
 use std::io::{self, Seek, SeekFrom, Write};
 
-use zeroize::Zeroize;
-
-use super::StreamError;
-use crate::{
-    crypto::{
-        backend::Hash,
-        schedule::{Schedule, SegmentAt},
-    },
-    payload::padded_len64,
-    platform::Process,
-    seal::{Begun, STREAM_SEQ, SealError, Sealer, SealerBuilder, Unsigned},
-    wire::{LimitExceeded, MAX_SEGMENTS, SegmentPrefix, TAG_LEN, len64},
+use super::{
+    StreamError,
+    sealing::{Place, Sealing},
 };
-
-const PREFIX_LEN: usize = 4;
+use crate::{seal::Sealer, wire::len64};
 
 /// Seals what is written to it as one message, a segment at a time.
 ///
@@ -37,121 +27,98 @@ const PREFIX_LEN: usize = 4;
 /// ```
 pub struct SealWriter<W: Write> {
     out: W,
-    segments: Segments,
-    pad: bool,
-    process: Process,
-    failed: bool,
-    signature: Option<Signature<W>>,
+    core: Sealing,
+    /// Bytes that were written.
+    written: u64,
+    /// Writes the block once more, where it was not whole.
+    again: Option<Again<W>>,
 }
 
-/// What is missing at the front of a message that is signed as a whole.
-struct Signature<W> {
-    unsigned: Unsigned,
-    block: Vec<u8>,
-    hash: Hash,
-    binding: Vec<u8>,
-    patch: Patch<W>,
-    written: u64,
-}
+/// Writes a block over the one that stands so many bytes before the end.
+type Again<W> = fn(&mut W, &[u8], u64) -> io::Result<()>;
 
 impl<W: Write> SealWriter<W> {
     /// Begins a message with a DEK of its own: block and head are written now.
     ///
     /// # Errors
-    /// [`SealError`]; [`SealError::SignatureNeedsSeek`] for a sealer that signs messages; the output's own errors.
+    /// [`SealError`](crate::SealError); [`SignatureNeedsSeek`](crate::SealError::SignatureNeedsSeek) for a sealer that signs messages; the output's own errors.
     pub fn new(sealer: &mut Sealer, context: &[u8], out: W) -> Result<Self, StreamError> {
-        Self::begin(sealer, context, out, None)
+        Self::begin(sealer, context, out, Place::Front)
     }
 
-    fn begin(sealer: &mut Sealer, context: &[u8], mut out: W, patch: Option<Patch<W>>) -> Result<Self, StreamError> {
-        let Begun { block, head, schedule, aad, unsigned } = sealer.begin_stream(context)?;
-        let SealerBuilder { pad, segment_log2, binding, .. } = &sealer.settings;
-        let signature = match unsigned {
-            None => None,
-            Some(unsigned) => {
-                let patch = patch.ok_or(SealError::SignatureNeedsSeek)?;
-                let mut hash = Hash::new();
-                hash.update(&head);
-                let written = len64(block.len()) + len64(head.len());
-                Some(Signature { unsigned, block: block.clone(), hash, binding: binding.clone(), patch, written })
-            }
-        };
-        out.write_all(&block)?;
-        out.write_all(&head)?;
-        let segments = Segments::new(schedule, aad, *segment_log2);
-        Ok(Self { out, segments, pad: *pad, process: Process::current(), failed: false, signature })
+    fn begin(sealer: &mut Sealer, context: &[u8], mut out: W, place: Place) -> Result<Self, StreamError> {
+        let (core, front) = Sealing::begin(sealer, context, place)?;
+        out.write_all(&front)?;
+        Ok(Self { out, core, written: len64(front.len()), again: None })
+    }
+
+    /// Spreads the work over so many threads, the caller's among them, once the payload is larger than a mebibyte. The bytes are the
+    /// same. What is held is two segments for each thread.
+    ///
+    /// A segment may then be written one `write` later than with one thread; `flush` waits for all that are full.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.core.set_threads(threads);
+        self
     }
 
     /// Seals what is left as the final segment, passes everything on, and gives the output back.
     ///
     /// # Errors
-    /// [`SealError`], or the output's own error; what was written is then truncated to readers.
-    pub fn finish(mut self) -> Result<W, StreamError> {
-        if self.failed {
-            return Err(SealError::Failed.into());
-        }
-        if self.pad {
-            self.write_padding()?;
-        }
-        self.send(true)?;
-        if let Some(Signature { unsigned, mut block, mut hash, binding, patch, written }) = self.signature.take() {
-            hash.update(&binding);
-            unsigned.sign_hash(&self.segments.schedule, &mut block, &hash.finish())?;
-            patch(&mut self.out, &block, written)?;
-        }
-        self.out.flush()?;
-        Ok(self.out)
+    /// [`SealError`](crate::SealError), or the output's own error; what was written is then truncated to readers.
+    pub fn finish(self) -> Result<W, StreamError> {
+        self.finish_parts().map(|(out, _)| out)
     }
 
-    /// `00* ‖ payload_len` (spec 8).
-    fn write_padding(&mut self) -> Result<(), StreamError> {
-        let payload = self.segments.total;
-        let over = SealError::LimitExceeded(LimitExceeded { limit: "message", value: payload, maximum: u64::MAX >> 1 });
-        let padded = padded_len64(payload).ok_or(over)?;
-        let mut zeros = padded - payload - 8;
-        while zeros > 0 {
-            let most = usize::try_from(zeros).unwrap_or(usize::MAX).min(4096);
-            zeros -= len64(self.write_some(&[0; 4096][..most])?);
+    fn finish_parts(mut self) -> Result<(W, Vec<u8>), StreamError> {
+        while !self.core.close()? {
+            self.pass_on_one()?;
         }
-        let mut trailer = &payload.to_be_bytes()[..];
-        while !trailer.is_empty() {
-            let n = self.write_some(trailer)?;
-            trailer = &trailer[n..];
+        self.pass_on()?;
+        let signed = self.core.is_signed();
+        let block = self.core.finished_block()?;
+        if let Some(again) = self.again.filter(|_| signed) {
+            again(&mut self.out, &block, self.written)?;
         }
+        self.out.flush()?;
+        Ok((self.out, block))
+    }
+
+    /// Waits for the first segment under way, and writes it.
+    fn pass_on_one(&mut self) -> Result<bool, StreamError> {
+        match self.core.next(true)? {
+            Some(sealed) => self.put(sealed).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Writes all that are under way.
+    fn pass_on(&mut self) -> Result<(), StreamError> {
+        while self.pass_on_one()? {}
+        Ok(())
+    }
+
+    fn put(&mut self, sealed: Vec<u8>) -> Result<(), StreamError> {
+        // What fails here has left half a segment behind.
+        self.out.write_all(&sealed).inspect_err(|_| self.core.fail())?;
+        self.written += len64(sealed.len());
+        self.core.reuse(sealed);
         Ok(())
     }
 
     fn write_some(&mut self, data: &[u8]) -> Result<usize, StreamError> {
-        if self.failed {
-            return Err(SealError::Failed.into());
+        loop {
+            let n = self.core.write(data)?;
+            while let Some(sealed) = self.core.next(false)? {
+                self.put(sealed)?;
+            }
+            if n > 0 || data.is_empty() {
+                return Ok(n);
+            }
+            self.pass_on_one()?;
         }
-        if self.segments.is_full() && !data.is_empty() {
-            self.send(false)?;
-        }
-        Ok(self.segments.take(data))
-    }
-
-    fn send(&mut self, last: bool) -> Result<(), StreamError> {
-        // [KEY-5] The check is where bytes leave.
-        if self.process != Process::current() {
-            return Err(SealError::Forked.into());
-        }
-        // What fails from here on has used up a nonce, or left half a segment behind.
-        self.failed = true;
-        let sealed = self.segments.seal(last)?;
-        if let Some(Signature { hash, written, .. }) = &mut self.signature {
-            hash.update(sealed);
-            *written += len64(sealed.len());
-        }
-        self.out.write_all(sealed)?;
-        self.segments.clear();
-        self.failed = false;
-        Ok(())
     }
 }
-
-/// Writes a block over the one that stands so many bytes before the end.
-type Patch<W> = fn(&mut W, &[u8], u64) -> io::Result<()>;
 
 impl<W: Write + Seek> SealWriter<W> {
     /// Begins a message, which may also be one that is signed as a whole: its proof is written last, at its front.
@@ -159,7 +126,8 @@ impl<W: Write + Seek> SealWriter<W> {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn seekable(sealer: &mut Sealer, context: &[u8], out: W) -> Result<Self, StreamError> {
-        let patch = |out: &mut W, block: &[u8], written: u64| {
+        let mut writer = Self::begin(sealer, context, out, Place::FrontTwice)?;
+        writer.again = Some(|out, block, written| {
             let end = out.stream_position()?;
             let front = end.checked_sub(written).ok_or(io::ErrorKind::InvalidInput)?;
             out.seek(SeekFrom::Start(front))?;
@@ -169,8 +137,8 @@ impl<W: Write + Seek> SealWriter<W> {
                 return Err(io::Error::other("the output cannot be written at its front; it must not be opened to append"));
             }
             out.seek(SeekFrom::Start(end)).map(|_| ())
-        };
-        Self::begin(sealer, context, out, Some(patch))
+        });
+        Ok(writer)
     }
 }
 
@@ -180,73 +148,62 @@ impl<W: Write> Write for SealWriter<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.core.check().map_err(|error| StreamError::from(error).into_io())?;
+        self.pass_on().map_err(StreamError::into_io)?;
         self.out.flush()
     }
 }
 
-/// The segments of a message under way; the current one is gathered where it is encrypted.
-struct Segments {
-    schedule: Schedule,
-    /// Of segment 0; empty for the others.
-    aad: Vec<u8>,
-    index: u64,
-    /// Plaintext bytes of a segment that is full.
-    size: usize,
-    /// Room for a prefix, and plaintext.
-    buffer: Vec<u8>,
-    /// Bytes of plaintext so far.
-    total: u64,
-}
+/// Seals what is written to it as one message whose DEK block is kept apart (spec 4.6): in a column of a database, in an object's
+/// metadata. [`finish`](Self::finish) gives the block, also of a message that is signed as a whole.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use sealwire::{Cmk, Keyring, Opener, Sealer, stream::{DetachedWriter, OpenReader}};
+/// let cmk = Cmk::generate()?;
+/// let mut sealer = Sealer::builder().to(cmk.recipient().clone()).build()?;
+/// let mut writer = DetachedWriter::new(&mut sealer, b"", Vec::new())?;
+/// writer.write_all(b"an object")?;
+/// let (object, block) = writer.finish()?;
+/// assert_eq!((object.len(), block.len()), (32 + 9, 153));
+///
+/// let mut payload = String::new();
+/// OpenReader::detached(&Opener::new(Keyring::from(cmk)), &block, &object[..])?.read_to_string(&mut payload)?;
+/// assert_eq!(payload, "an object");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct DetachedWriter<W: Write>(SealWriter<W>);
 
-impl Segments {
-    fn new(schedule: Schedule, aad: Vec<u8>, segment_log2: u8) -> Self {
-        Self { schedule, aad, index: 0, size: 1 << segment_log2, buffer: vec![0; PREFIX_LEN], total: 0 }
+impl<W: Write> DetachedWriter<W> {
+    /// Begins a message with a DEK of its own: its head is written now.
+    ///
+    /// # Errors
+    /// [`SealError`](crate::SealError); the output's own errors.
+    pub fn new(sealer: &mut Sealer, context: &[u8], out: W) -> Result<Self, StreamError> {
+        SealWriter::begin(sealer, context, out, Place::Apart).map(Self)
     }
 
-    fn is_full(&self) -> bool {
-        self.buffer.len() == PREFIX_LEN + self.size
+    /// As [`SealWriter::threads`].
+    #[must_use]
+    pub fn threads(self, threads: usize) -> Self {
+        Self(self.0.threads(threads))
     }
 
-    /// Takes as much of `data` as fits.
-    fn take(&mut self, data: &[u8]) -> usize {
-        let n = data.len().min(PREFIX_LEN + self.size - self.buffer.len());
-        if self.buffer.capacity() < self.buffer.len() + n {
-            // Growing would leave plaintext behind in the old place.
-            let mut larger =
-                Vec::with_capacity((self.buffer.len() + n + TAG_LEN).next_power_of_two().min(PREFIX_LEN + self.size + TAG_LEN));
-            larger.extend_from_slice(&self.buffer);
-            self.buffer.zeroize();
-            self.buffer = larger;
-        }
-        self.buffer.extend_from_slice(&data[..n]);
-        self.total += len64(n);
-        n
-    }
-
-    /// Seals what is gathered, in place.
-    fn seal(&mut self, last: bool) -> Result<&[u8], SealError> {
-        // [SEG-5]
-        let most = if last { MAX_SEGMENTS } else { MAX_SEGMENTS - 1 };
-        LimitExceeded::check("segments", self.index + 1, most)?;
-        let at = SegmentAt { seq: STREAM_SEQ, index: self.index, last };
-        let text = &mut self.buffer[PREFIX_LEN..];
-        let ciphertext = u32::try_from(text.len()).map_err(|_| SealError::Primitive)?;
-        let tag = self.schedule.seal_segment(at, &self.aad, text)?;
-        self.buffer[..PREFIX_LEN].copy_from_slice(&SegmentPrefix { last, ciphertext }.encode());
-        self.buffer.extend_from_slice(&tag);
-        self.aad.clear();
-        self.index += 1;
-        Ok(&self.buffer)
-    }
-
-    fn clear(&mut self) {
-        self.buffer.truncate(PREFIX_LEN);
+    /// Seals what is left as the final segment; gives the output and the DEK block.
+    ///
+    /// # Errors
+    /// As [`SealWriter::finish`].
+    pub fn finish(self) -> Result<(W, Vec<u8>), StreamError> {
+        self.0.finish_parts()
     }
 }
 
-/// Plaintext that was not sealed is wiped.
-impl Drop for Segments {
-    fn drop(&mut self) {
-        self.buffer.zeroize();
+impl<W: Write> Write for DetachedWriter<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }

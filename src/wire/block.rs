@@ -70,6 +70,19 @@ impl<'a> DekBlock<'a> {
         Ok((raw, block))
     }
 
+    /// Reads a block that is kept apart from its message (spec 4.6): `input` is it and nothing else.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse); [`ParseError::TrailingBytes`].
+    pub fn parse_alone(input: &'a [u8], limits: &Limits) -> Result<Self, ParseError> {
+        let (raw, block) = Self::parse(input, limits)?;
+        // [DET-2]
+        if raw.len() < input.len() {
+            return Err(ParseError::TrailingBytes { offset: len64(raw.len()) });
+        }
+        Ok(block)
+    }
+
     fn parse_parts(reader: &mut Reader<'a>, limits: &Limits) -> Result<Self, ParseError> {
         let at = reader.offset();
         let suite = Suite::parse(reader.u8("suite")?, at)?;

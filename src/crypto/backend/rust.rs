@@ -30,6 +30,13 @@ impl ChaCha {
         Ok(tag.into())
     }
 
+    /// Encrypts `from` into `to`, of the same length, and returns the tag.
+    pub(crate) fn seal_from(&self, nonce: &[u8; 12], aad: &[u8], from: &[u8], to: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
+        let text = InOutBuf::new(from, to).map_err(|_| Refused)?;
+        let tag = self.0.encrypt_inout_detached(nonce.into(), aad, text).map_err(|_| Refused)?;
+        Ok(tag.into())
+    }
+
     /// Checks the tag in constant time, then decrypts in place; on failure `text` is still the ciphertext.
     pub(crate) fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
         self.0.decrypt_inout_detached(nonce.into(), aad, InOutBuf::from(text), tag.into()).map_err(|_| Refused)
