@@ -23,7 +23,8 @@
 //! open      envelope -> payload          untrusted until header_mac holds; no I/O
 //! rewrap    DEK block -> DEK block    other recipients, without the data; no I/O
 //! channel   messages <-> one direction of a connection, in order and complete; no I/O
-//! stream    payloads larger than memory  std's Read, Write, Seek; one segment is held
+//! stream    payloads larger than memory  std's Read, Write, Seek, and tokio's; some segments are held
+//! armor     envelope <-> text            no keys; the base64 is a library's
 //! codec     the same for tokio-util      shells; no rule of the format lives here
 //! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
 //! cli       the program                  files, sockets, terminals; asks the library for all else
@@ -35,6 +36,7 @@
 #[cfg(all(feature = "testing", not(debug_assertions)))]
 compile_error!("feature `testing` injects randomness and clocks: it is for tests, and release builds refuse it");
 
+pub mod armor;
 pub mod channel;
 #[cfg(feature = "cli")]
 pub mod cli;

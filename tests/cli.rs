@@ -367,8 +367,8 @@ fn the_demo_shows_what_it_says() {
     assert!(report["transfer"]["sender"].as_str().unwrap().starts_with("sws1"));
     assert_eq!(report["transfer"]["files"], 1);
     let refused = std::fs::File::create(place.path("too large")).unwrap();
-    refused.set_len(16 << 20).unwrap();
-    place.run(["demo", "too large"], b"").failed(6, "(16 MiB)");
+    refused.set_len((16 << 20) + 1).unwrap();
+    place.run(["demo", "too large"], b"").failed(2, "larger than the 16.00 MiB");
     place.run(["demo", "."], b"").failed(2, "is no file");
     let overheads: Vec<_> =
         report["messages_of_64_bytes"].as_array().unwrap().iter().map(|m| m["bytes_over_payload"].as_u64().unwrap()).collect();

@@ -313,17 +313,43 @@ fn kills_in_the_middle() {
 fn what_cannot_be_sent_is_said_before_anything_is() {
     let place = Place::new();
     place.write("small", b"x");
-    fs::File::create(place.path("large")).unwrap().set_len(16 << 20).unwrap();
-    place.send("127.0.0.1:9", &["small", "large"]).failed(6, "(16 MiB)");
     place.send("127.0.0.1:9", &["small", "missing"]).failed(7, "missing");
     place.send("127.0.0.1:9", &["."]).failed(2, "a folder");
     place.send("127.0.0.1:9", &["small"]).failed(7, "127.0.0.1:9");
-    fs::File::create(place.path("largest")).unwrap().set_len((16 << 20) - 11 - 7).unwrap();
+}
+
+/// Files of any size, in constant memory on both sides; whole ones are counted, not their pieces.
+#[test]
+fn files_of_any_size() {
+    let place = Place::new();
+    let sizes = [("empty", 0), ("piece", 256 << 10), ("more", (256 << 10) + 1), ("pieces", 512 << 10), ("large", 200 << 20)];
+    for (name, size) in sizes {
+        let mut file = fs::File::create(place.path(name)).unwrap();
+        file.write_all(&b"start"[..size.min(5)]).unwrap();
+        file.set_len(size as u64).unwrap();
+    }
     let listener = place.listen("in", &["--once"]);
-    let sent = place.send(&listener.address, &["--json", "largest"]);
+    let names = sizes.map(|(name, _)| name);
+    let sent = place.send(&listener.address, &[&["--json"][..], &names].concat());
     assert_eq!(sent.code, 0, "{}", sent.err);
-    assert!(number(&json(&sent), "peak_memory") < MIB64);
-    assert_eq!(place.read("in/largest").len(), (16 << 20) - 18);
+    let report = json(&sent);
+    assert_eq!((number(&report, "messages"), number(&report, "acknowledged")), (5, 5));
+    assert_eq!(number(&report, "bytes"), sizes.iter().map(|(_, size)| *size as u64).sum::<u64>());
+    assert!(number(&report, "peak_memory") < 32 << 20, "{report}");
+    for (name, _) in sizes {
+        assert!(place.read(name) == place.read(&format!("in/{name}")), "{name}");
+    }
+    // Through pipes, from one standard stream to the other.
+    let mut listener = place.listen("-", &["--once"]);
+    let payload = vec![b'p'; 1 << 20];
+    let mut out = listener.child.stdout.take().unwrap();
+    let took = thread::spawn(move || {
+        let mut took = Vec::new();
+        out.read_to_end(&mut took).map(|_| took)
+    });
+    let args = ["send", "--to", &listener.address, "-r", &place.recipient, "-"];
+    assert_eq!(place.run(args, &payload).code, 0);
+    assert!(took.join().unwrap().unwrap() == payload);
 }
 
 #[test]
@@ -416,10 +442,11 @@ fn failures_are_told_at_once() {
     let mut listener = place.listen("in", &[]);
     let started = std::time::Instant::now();
     place.send(&listener.address, &["--lines", "f", "missing"]).failed(7, "missing");
+    // A file that can be opened and not read.
     place
-        .send(&listener.address, &["f", "/dev/zero"])
-        .failed(6, "/dev/zero: it is larger")
-        .failed(6, "1 messages before it were acknowledged");
+        .send(&listener.address, &["f", "/proc/self/mem"])
+        .failed(7, "/proc/self/mem: reading")
+        .failed(7, "1 messages before it were acknowledged");
     place.send(&listener.address, &["--lines", "f", "long"]).failed(6, "long");
     place.send(&listener.address, &["--context", &"c".repeat(8193), "f"]).failed(6, "context");
     assert!(started.elapsed().as_secs() < 30);

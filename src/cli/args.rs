@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -11,7 +11,11 @@ const EXIT_CODES: &str = "Exit codes:
   4  cannot be opened: changed, moved, or refused by a policy
   5  truncated
   6  malformed, unsupported, or over a limit
-  7  input or output failed";
+  7  input or output failed
+  128 and its number: a signal; what was not whole is gone
+
+Files appear under their names when they are whole. What kill -9 leaves is called .sealwire-*.part, beside the file that
+was to be, and can be deleted.";
 
 const REWRAP_HELP: &str = "Examples:
   sealwire rewrap -k alice.key --add bob.pub report.swe
@@ -42,12 +46,12 @@ pub(crate) enum Command {
     Recipient(RecipientArgs),
     /// Seal a payload of any size to recipients
     #[command(
-        after_help = "Examples:\n  sealwire seal -R alice.pub -o report.swe report.pdf\n  tail -n 100 app.log | sealwire seal -R alice.pub --channel > log.swe"
+        after_help = "Examples:\n  sealwire seal -R alice.pub -o report.swe report.pdf\n  tar c folder | sealwire seal -R alice.pub > folder.swe\n  sealwire seal -R alice.pub --armor order.txt\n  sealwire seal -R alice.pub --detached image.block -o image.swe image.raw\n  tail -n 100 app.log | sealwire seal -R alice.pub --channel > log.swe"
     )]
     Seal(SealArgs),
     /// Open an envelope
     #[command(
-        after_help = "Examples:\n  sealwire open -k alice.key -o report.pdf report.swe\n  sealwire open -k alice.key --check report.swe"
+        after_help = "Examples:\n  sealwire open -k alice.key -o report.pdf report.swe\n  sealwire open -k alice.key --check report.swe\n  sealwire open -k alice.key --range 1GiB..1025MiB image.swe | xxd\n  sealwire open -k alice.key --detached image.block -o image.raw image.swe\n\nTo a pipe, what is authentic goes out as it comes; if the end never does, the exit code is 5. --buffer holds it back."
     )]
     Open(OpenArgs),
     /// Change who can read envelopes, without touching their data
@@ -146,6 +150,12 @@ pub(crate) struct SealArgs {
     /// Sign the message with a sender's key file; with --channel the DEK
     #[arg(long, value_name = "KEYFILE")]
     pub(crate) sign_with: Option<PathBuf>,
+    /// Write text, for mail, JSON and environment variables; `open` recognises it
+    #[arg(short, long, conflicts_with_all = ["channel", "detached"])]
+    pub(crate) armor: bool,
+    /// Write the DEK block to a file of its own, for a column of a database or an object's metadata
+    #[arg(long, value_name = "HEADER", conflicts_with = "channel")]
+    pub(crate) detached: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     /// The payload; standard input when absent or -
@@ -219,6 +229,15 @@ pub(crate) struct OpenArgs {
     /// The input is one channel: write its messages as lines
     #[arg(long)]
     pub(crate) channel: bool,
+    /// The DEK block is in a file of its own
+    #[arg(long, value_name = "HEADER", conflicts_with = "channel")]
+    pub(crate) detached: Option<PathBuf>,
+    /// Open these bytes of the payload alone, from START up to before END; either may be left out
+    #[arg(long, value_name = "START..END", conflicts_with = "channel")]
+    pub(crate) range: Option<PayloadRange>,
+    /// To a pipe, write nothing before all of it is authentic
+    #[arg(long, conflicts_with = "channel")]
+    pub(crate) buffer: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     /// The envelope; standard input when absent or -
@@ -289,15 +308,53 @@ pub(crate) struct DemoArgs {
     pub(crate) file: Option<PathBuf>,
 }
 
-fn segment_log2(text: &str) -> Result<u8, String> {
+/// Bytes of a payload, from `start` up to before `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PayloadRange {
+    pub(crate) start: u64,
+    /// Where it is left out: the payload's.
+    pub(crate) end: Option<u64>,
+}
+
+impl FromStr for PayloadRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (start, end) = text.split_once("..").ok_or("write it as 0..4096, 1MiB.. or ..512")?;
+        let start = if start.is_empty() { 0 } else { size(start)? };
+        let end = if end.is_empty() { None } else { Some(size(end)?) };
+        match end {
+            Some(end) if end < start => Err("it ends before it starts".into()),
+            end => Ok(Self { start, end }),
+        }
+    }
+}
+
+impl fmt::Display for PayloadRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.end {
+            Some(end) => write!(f, "{}..{end}", self.start),
+            None => write!(f, "{}..", self.start),
+        }
+    }
+}
+
+/// Bytes, with a unit or without.
+fn size(text: &str) -> Result<u64, String> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let scale = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1u64,
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
-        _ => return Err("write it as 64KiB or 1MiB".into()),
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        _ => return Err("write it as 4096, 64KiB or 1MiB".into()),
     };
-    let size = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).filter(|n| n.is_power_of_two());
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or("write it as 4096, 64KiB or 1MiB".into())
+}
+
+fn segment_log2(text: &str) -> Result<u8, String> {
+    let size = Some(size(text)?).filter(|n| n.is_power_of_two());
     let log2 = size.and_then(|n| u8::try_from(n.ilog2()).ok()).filter(|log2| (12..=24).contains(log2));
     log2.ok_or("a power of two from 4KiB to 16MiB is needed".into())
 }
@@ -313,6 +370,16 @@ mod tests {
         }
         for bad in ["", "2KiB", "32MiB", "5000", "64GB", "18446744073709551615k"] {
             assert!(segment_log2(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges() {
+        for (text, start, end) in [("0..10", 0, Some(10)), ("..1k", 0, Some(1024)), ("2MiB..", 2 << 20, None), ("..", 0, None)] {
+            assert_eq!(text.parse(), Ok(PayloadRange { start, end }));
+        }
+        for bad in ["", "5", "5..3", "-1..3", "a..b", "1...3", "1..2..3", "20000000t.."] {
+            assert!(bad.parse::<PayloadRange>().is_err(), "{bad}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! Input of any kind, and where commands write.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufReader, IsTerminal, Read, Write},
+    fs::{self, File, Metadata},
+    io::{self, BufRead, BufReader, IsTerminal, Read, Seek, Write},
     path::Path,
 };
 
@@ -10,8 +10,9 @@ use super::{
     Failure,
     args::OutputArgs,
     fail::show,
-    replace::{Identity, Over, Parked, Replacement, exists},
+    replace::{Identity, Over, Parked, Replacement, exists, folder_of},
 };
+use crate::armor::{ArmorReader, is_armored};
 
 pub(super) fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
@@ -29,19 +30,133 @@ pub(super) fn input(path: &Path) -> Result<Box<dyn Read>, Failure> {
     Ok(Box::new(file))
 }
 
-/// Whether a path is the regular file that standard output goes to.
-pub(super) fn is_same_as_stdout(path: &Path) -> bool {
+/// Bytes of the input, where it is a file.
+pub(super) fn input_len(path: &Path) -> Option<u64> {
+    metadata(path, Way::In).filter(Metadata::is_file).map(|meta| meta.len())
+}
+
+/// Which of the standard ones `-` is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+/// What a path, or `-`, leads to.
+fn metadata(path: &Path, way: Way) -> Option<Metadata> {
+    if !is_dash(path) {
+        return fs::metadata(path).ok();
+    }
     #[cfg(unix)]
     {
         use std::os::fd::AsFd;
-        let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
-        let (Ok(stdout), Ok(meta)) = (stdout, fs::metadata(path)) else { return false };
-        meta.is_file() && Identity::of(&stdout).is_same_place(&Identity::of(&meta))
+        let fd = match way {
+            Way::In => io::stdin().as_fd().try_clone_to_owned(),
+            Way::Out => io::stdout().as_fd().try_clone_to_owned(),
+        };
+        fd.and_then(|fd| File::from(fd).metadata()).ok()
     }
     #[cfg(not(unix))]
     {
-        let _ = path;
-        false
+        let _ = way;
+        None
+    }
+}
+
+/// Whether what is read is the regular file that is written, however both are spelled.
+fn is_same(input: &Path, output: &Path) -> bool {
+    match (metadata(input, Way::In), metadata(output, Way::Out)) {
+        (Some(input), Some(output)) => input.is_file() && Identity::of(&input).is_same_place(&Identity::of(&output)),
+        _ => false,
+    }
+}
+
+/// The output of a command; never the file that is read.
+pub(super) fn output_beside(input: &Path, args: &OutputArgs, binary: bool) -> Result<Output, Failure> {
+    if is_same(input, args.output.as_deref().unwrap_or(Path::new("-"))) {
+        return Err(Failure::usage(format!("{} is both input and output", show(input))));
+    }
+    Output::new(args, binary)
+}
+
+/// Refuses a third file that is one of the others, or is to be.
+pub(super) fn check_apart(option: &str, path: &Path, others: [Option<&Path>; 2]) -> Result<(), Failure> {
+    let full = |path: &Path| {
+        let folder = fs::canonicalize(folder_of(path)).ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    let [input, output] = others;
+    let clash = |other: &Path, way| {
+        let same_place = match (metadata(path, way), metadata(other, way)) {
+            (Some(a), Some(b)) => a.is_file() && Identity::of(&a).is_same_place(&Identity::of(&b)),
+            _ => false,
+        };
+        same_place || path == other || (!is_dash(other) && full(path).is_some() && full(path) == full(other))
+    };
+    if input.is_some_and(|input| clash(input, Way::In)) || output.is_some_and(|output| clash(output, Way::Out)) {
+        return Err(Failure::usage(format!("{option}: {} is also the input or the output", show(path))));
+    }
+    Ok(())
+}
+
+/// How many threads are worth having.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// An envelope that is read: its bytes, whether they are in a file as they are or stand there as text.
+pub(super) enum Source {
+    /// A regular file of envelope bytes, and how many.
+    File(File, u64),
+    /// Anything else, without its armor.
+    Other(Box<dyn Read>),
+}
+
+impl Source {
+    pub(super) fn new(path: &Path) -> Result<Self, Failure> {
+        Self::open(path).map_err(|error| Failure::io(show(path), &error))
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        if is_dash(path) {
+            return Self::of(io::stdin().lock());
+        }
+        let mut file = File::open(path)?;
+        let meta = file.metadata()?;
+        if meta.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if !meta.is_file() {
+            return Self::of(BufReader::with_capacity(64 * 1024, file));
+        }
+        let mut first = [0];
+        let n = file.read(&mut first)?;
+        file.rewind()?;
+        if is_armored(&first[..n]) {
+            return Ok(Self::Other(Box::new(ArmorReader::new(BufReader::with_capacity(64 * 1024, file)))));
+        }
+        Ok(Self::File(file, meta.len()))
+    }
+
+    fn of(mut input: impl BufRead + 'static) -> io::Result<Self> {
+        let armored = is_armored(input.fill_buf()?);
+        Ok(Self::Other(if armored { Box::new(ArmorReader::new(input)) } else { Box::new(input) }))
+    }
+
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Self::File(_, len) => Some(*len),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file, _) => file.read(out),
+            Self::Other(bytes) => bytes.read(out),
+        }
     }
 }
 
@@ -78,7 +193,8 @@ impl Output {
         }
     }
 
-    fn file(path: &Path, force: bool) -> Result<Self, Failure> {
+    /// A file of this name.
+    pub(super) fn file(path: &Path, force: bool) -> Result<Self, Failure> {
         match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => return Err(Failure::usage(format!("{} is a folder", show(path)))),
             Ok(meta) if !meta.is_file() => {
@@ -109,7 +225,7 @@ impl Output {
     /// Lets a file that is whole wait for others, to be finished together with them; finishes anything else.
     pub(super) fn park(self) -> Result<Option<Parked>, Failure> {
         match self {
-            Self::File(file, _) => Ok(Some(Parked::new(file))),
+            Self::File(file, _) => file.park().map(Some),
             stream @ Self::Stream(..) => stream.finish().map(|()| None),
         }
     }

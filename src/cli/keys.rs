@@ -165,10 +165,11 @@ fn read_text(path: &Path, wanted: &str, most: usize) -> Result<Zeroizing<String>
         return Err(too_large(meta.len()));
     }
     // As large as it can get: a buffer that grows leaves copies of a secret behind.
+    let most = usize::try_from(meta.len()).map_or(most, |len| len.min(most));
     let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
     File::open(path).and_then(|file| file.take(most as u64 + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
     if bytes.len() > most {
-        return Err(too_large(bytes.len() as u64));
+        return Err(Failure::usage(format!("{} grew while it was read", show(path))));
     }
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.trim_start_matches('\u{feff}').to_owned())),

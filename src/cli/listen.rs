@@ -21,7 +21,7 @@ use super::{
     fail::{Code, note},
     keys::{read_keyring, read_senders},
     report::{bytes, peak_memory},
-    store::Store,
+    store::{Inbox, Store},
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
@@ -191,6 +191,7 @@ impl Connection {
     }
 
     async fn take_until_end(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Stop> {
+        let mut inbox = Inbox::new(store.clone());
         loop {
             if taken.messages - taken.answered >= ANSWER_EVERY {
                 self.answer(store, taken).await?;
@@ -203,11 +204,12 @@ impl Connection {
                     next_message(&mut self.requests).await
                 }
             };
-            let Some(opened) = next else { return Ok(()) };
+            let Some(opened) = next else { return inbox.end() };
             let request = opened.map_err(Failure::from).and_then(|o| Ok(Request::decode(o.payload)?)).map_err(Stop::Peer)?;
-            let len = store.take(request, taken.messages).await?;
-            taken.messages += 1;
-            taken.bytes += len;
+            if let Some(len) = inbox.take(request, taken.messages).await? {
+                taken.messages += 1;
+                taken.bytes += len;
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! keys.rs      keygen, recipient, and reading key files
-//! files.rs     seal, open, inspect
+//! seal.rs open.rs inspect.rs    the commands of those names
+//! copy.rs      bytes from here to there, and how far they have come
+//! lines.rs     texts by lines
+//! cleanup.rs   what a signal removes
 //! rewrap.rs    rewrap
 //! io.rs        input, and where commands write
 //! replace.rs   files that appear whole or not at all
@@ -14,15 +17,20 @@
 //! ```
 
 mod args;
+mod cleanup;
+mod copy;
 mod demo;
 mod fail;
-mod files;
+mod inspect;
 mod io;
 mod keys;
+mod lines;
 mod listen;
+mod open;
 mod replace;
 mod report;
 mod rewrap;
+mod seal;
 mod send;
 mod store;
 
@@ -39,7 +47,11 @@ pub fn main() -> ExitCode {
     if let Err(failure) = keys::refuse_secrets(std::env::args_os()) {
         return failure.report();
     }
-    match run(Args::parse().command) {
+    let args = Args::parse();
+    // Before there is a second thread.
+    replace::remember_umask();
+    cleanup::on_signals();
+    match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -49,10 +61,10 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Keygen(args) => keys::keygen(&args),
         Command::Recipient(args) => keys::recipient(&args),
-        Command::Seal(args) => files::seal(&args),
-        Command::Open(args) => files::open(&args),
+        Command::Seal(args) => seal::run(&args),
+        Command::Open(args) => open::run(&args),
         Command::Rewrap(args) => rewrap::run(&args),
-        Command::Inspect(args) => files::inspect(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Listen(args) => listen::run(args),
         Command::Send(args) => send::run(args),
         Command::Demo(args) => demo::run(&args),

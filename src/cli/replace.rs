@@ -4,15 +4,17 @@ use std::{
     fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use tempfile::{NamedTempFile, TempPath};
 
-use super::{Failure, fail::show};
+use super::{Failure, cleanup::Doomed, fail::show};
 
 /// A file under another name in the same folder, until it is whole. Dropped before, it leaves nothing behind.
 pub(super) struct Replacement {
     pub(super) temporary: NamedTempFile,
+    doomed: Doomed,
     path: PathBuf,
     over: Over,
 }
@@ -61,33 +63,38 @@ impl Replacement {
     pub(super) fn new(path: &Path, over: Over) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::io(show(path), &error);
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let temporary = new_temporary(folder_of(&path)).map_err(|error| failed(error.kind().into()))?;
-        if let Ok(old) = fs::metadata(&path) {
-            keep_access(&path, &old, temporary.as_file()).map_err(failed)?;
-        }
-        Ok(Self { temporary, path, over })
+        let (temporary, doomed) = new_temporary(folder_of(&path)).map_err(|error| failed(error.kind().into()))?;
+        Ok(Self { temporary, doomed, path, over })
     }
 
     /// Makes it appear, whole and on the disk.
     pub(super) fn finish(self) -> Result<(), Failure> {
-        self.temporary.as_file().sync_all().map_err(|error| Failure::io(show(&self.path), &error))?;
-        Parked::new(self).persist().and_then(|folder| sync_folder(&folder).map_err(|error| Failure::io(show(&folder), &error)))
+        let parked = self.park()?;
+        File::open(&parked.temporary)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Failure::io(show(&parked.path), &error))?;
+        parked.persist().and_then(|folder| sync_folder(&folder).map_err(|error| Failure::io(show(&folder), &error)))
+    }
+}
+
+impl Replacement {
+    /// It is whole: from now on it may be read by whom it is for.
+    pub(super) fn park(self) -> Result<Parked, Failure> {
+        let Self { temporary, doomed, path, over } = self;
+        settle(&path, temporary.as_file()).map_err(|error| Failure::io(show(&path), &error))?;
+        Ok(Parked { temporary: temporary.into_temp_path(), _doomed: doomed, path, over })
     }
 }
 
 /// A file that is whole and waits for others, so that all of them are synced at once. It is closed.
 pub(super) struct Parked {
     temporary: TempPath,
+    _doomed: Doomed,
     path: PathBuf,
     over: Over,
 }
 
 impl Parked {
-    pub(super) fn new(file: Replacement) -> Self {
-        let Replacement { temporary, path, over } = file;
-        Self { temporary: temporary.into_temp_path(), path, over }
-    }
-
     /// Makes all of them appear, each whole, and on the disk when this returns; tells which did not.
     pub(super) fn finish_all(files: Vec<Self>) -> Vec<Failure> {
         let (mut failures, mut folders) = (Vec::new(), Vec::new());
@@ -108,7 +115,7 @@ impl Parked {
 
     /// Takes its place; tells in which folder.
     fn persist(self) -> Result<PathBuf, Failure> {
-        let Self { temporary, path, over } = self;
+        let Self { temporary, path, over, _doomed } = self;
         if let Over::This(read) = &over
             && fs::metadata(&path).is_ok_and(|now| Identity::of(&now) != *read)
         {
@@ -152,13 +159,42 @@ fn sync_data(files: Vec<Parked>, failures: &mut Vec<Failure>) -> Vec<Parked> {
     files
 }
 
-/// A file of no final name, with the mode that new files have.
-pub(super) fn new_temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".sealwire-").suffix(".part");
+/// A file of no final name, which nobody else can read; a signal removes it.
+pub(super) fn new_temporary(folder: &Path) -> io::Result<(NamedTempFile, Doomed)> {
+    let make = || tempfile::Builder::new().prefix(".sealwire-").suffix(".part").tempfile_in(folder);
+    Doomed::make(make, NamedTempFile::path)
+}
+
+/// Gives a file that is whole the access that one at `path` has, or that new files have.
+pub(super) fn settle(path: &Path, file: &File) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(old) => keep_access(path, &old, file),
+        Err(_) => open_to_others(file),
+    }
+}
+
+/// What the process takes from the modes of new files. The system tells it only by changing it.
+static UMASK: OnceLock<u32> = OnceLock::new();
+
+/// Asks for the umask, while there is one thread.
+pub(super) fn remember_umask() {
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    {
+        let umask = rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
+        rustix::process::umask(umask);
+        let _ = UMASK.set(umask.as_raw_mode() & 0o777);
+    }
+}
+
+#[cfg(unix)]
+pub(super) fn open_to_others(file: &File) -> io::Result<()> {
+    let umask = UMASK.get().copied().unwrap_or(0o077);
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666 & !umask))
+}
+
+#[cfg(not(unix))]
+pub(super) fn open_to_others(_: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Gives a new file the owner, the group, the access list and the mode of the one that it replaces; where it cannot have them

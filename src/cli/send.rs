@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use futures_util::SinkExt;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -26,9 +26,9 @@ use super::{
     Failure,
     args::SendArgs,
     fail::{Code, print_line, show},
-    files::{check_size, next_line},
     io::{input, is_dash, lines},
     keys::{read_recipients, read_sender_key},
+    lines::next_line,
     listen::{next_message, runtime},
     report::{peak_memory, progress},
 };
@@ -50,10 +50,10 @@ const ANSWER: Duration = Duration::from_secs(120);
 const STALL: Duration = Duration::from_secs(300);
 /// How long answers are waited for when sending has failed.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// A file's payload has this and its name before the content.
-const FILE_HEAD: u64 = 11;
 /// Lines are handed over in pieces of about this.
-const PIECE: usize = 64 * 1024;
+const LINES: usize = 64 * 1024;
+/// A file of no more than this is one message; a larger one goes in pieces of it.
+const PIECE: usize = 256 * 1024;
 
 pub(super) fn run(args: SendArgs) -> Result<(), Failure> {
     let mut sealer = Sealer::builder().to_all(read_recipients(&args.recipients)?);
@@ -76,9 +76,6 @@ fn check_inputs(args: &SendArgs) -> Result<Option<u64>, Failure> {
     let mut total = Some(0u64).filter(|_| !args.lines);
     for path in &args.files {
         let len = if is_dash(path) { None } else { file_len(path)? };
-        if let (Some(len), false) = (len, args.lines) {
-            check_size(len, content_limit(path)).map_err(|failure| failure.about(show(path)))?;
-        }
         total = total.zip(len).map(|(sum, len)| sum.saturating_add(len));
     }
     Ok(total)
@@ -91,11 +88,6 @@ fn file_len(path: &Path) -> Result<Option<u64>, Failure> {
         return Err(Failure::usage(format!("{} is a folder; send its files", show(path))));
     }
     Ok(meta.is_file().then_some(meta.len()))
-}
-
-/// Bytes of content that a file's message holds beside its name.
-pub(super) fn content_limit(path: &Path) -> u64 {
-    Limits::default().message - FILE_HEAD - len64(file_name(path).len())
 }
 
 /// The name that a file travels under: without its folder.
@@ -170,11 +162,12 @@ impl From<CodecError> for Stop {
 /// What has been handed to the connection.
 #[derive(Debug, Default)]
 struct Sent {
+    /// Files and lines, whole.
     messages: u64,
     bytes: u64,
-    /// How many messages each input has become.
+    /// How many of them each input has become.
     inputs: Vec<u64>,
-    /// Which input the last of them is of.
+    /// Which input the last bytes are of.
     reading: usize,
 }
 
@@ -236,10 +229,11 @@ struct Piece {
     payloads: Vec<Payload>,
 }
 
-/// A message's payload, and how much of it is the input's own bytes.
+/// A message's payload, how much of it is the input's own bytes, and whether a file or line is whole with it.
 struct Payload {
     bytes: Bytes,
     content: u64,
+    whole: bool,
 }
 
 async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar: &ProgressBar) -> Result<(), Stop> {
@@ -260,11 +254,11 @@ async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar:
             }
         };
         for payload in piece.payloads {
-            let Payload { bytes, content } = payload;
+            let Payload { bytes, content, whole } = payload;
             stalls(requests.feed(Outgoing::Message { context: context.clone(), payload: bytes })).await?;
-            sent.messages += 1;
+            sent.messages += u64::from(whole);
             sent.bytes += content;
-            sent.inputs[piece.input] += 1;
+            sent.inputs[piece.input] += u64::from(whole);
             sent.reading = piece.input;
             bar.inc(content);
         }
@@ -285,7 +279,7 @@ async fn stalls(sending: impl Future<Output = Result<(), CodecError>>) -> Result
 fn read_inputs(files: &[PathBuf], by_lines: bool, pieces: &mpsc::Sender<Piece>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Handle::current();
     for (input, path) in files.iter().enumerate() {
-        let mut source = if by_lines { Source::Lines(lines(path)?) } else { Source::File(path) };
+        let mut source = if by_lines { Source::Lines(lines(path)?) } else { Source::file(path)? };
         loop {
             // Waits for a place before it reads: what waits is bounded.
             let Ok(place) = runtime.block_on(pieces.reserve()) else { return Ok(()) };
@@ -299,30 +293,35 @@ fn read_inputs(files: &[PathBuf], by_lines: bool, pieces: &mpsc::Sender<Piece>) 
     Ok(())
 }
 
-enum Source<'a> {
+enum Source {
     Lines(std::io::BufReader<Box<dyn Read>>),
-    File(&'a Path),
+    File {
+        bytes: Box<dyn Read>,
+        name: String,
+        /// Bytes that have become pieces; `None` before the first.
+        size: Option<u64>,
+    },
     Done,
 }
 
-impl Source<'_> {
+impl Source {
+    fn file(path: &Path) -> Result<Self, Failure> {
+        Ok(Self::File { bytes: input(path)?, name: file_name(path), size: None })
+    }
+
     /// The next payloads; none at the end.
     fn next(&mut self) -> Result<Vec<Payload>, Failure> {
         match self {
             Self::Done => Ok(Vec::new()),
-            Self::File(path) => {
-                let payload = read_file(path)?;
-                *self = Self::Done;
-                Ok(vec![payload])
-            }
+            Self::File { .. } => self.next_of_file(),
             Self::Lines(reader) => {
                 let (mut payloads, mut len) = (Vec::new(), 0);
                 while let Some(line) = next_line(reader)? {
                     let content = len64(line.content.len());
                     len += line.content.len();
                     let bytes = Request::Line { ended: line.ended, content: line.content.into() }.encode();
-                    payloads.push(Payload { bytes, content });
-                    if len >= PIECE || reader.buffer().is_empty() {
+                    payloads.push(Payload { bytes, content, whole: true });
+                    if len >= LINES || reader.buffer().is_empty() {
                         break;
                     }
                 }
@@ -330,21 +329,32 @@ impl Source<'_> {
             }
         }
     }
-}
 
-/// The payload of [`Request::File`], with the content read to where it stands in it.
-fn read_file(path: &Path) -> Result<Payload, Failure> {
-    let name = file_name(path);
-    let limit = content_limit(path);
-    let known = fs::metadata(path).map_or(0, |meta| meta.len().min(limit));
-    let mut payload = Vec::with_capacity(usize::try_from(known).unwrap_or(0) + name.len() + 64);
-    payload.put_slice(&Request::File { name, content: Bytes::new() }.encode());
-    let head = payload.len();
-    let read = input(path)?.take(limit + 1).read_to_end(&mut payload);
-    let len = len64(read.map_err(|error| Failure::io("reading", &error))?);
-    check_size(len, limit)?;
-    payload[head - 8..head].copy_from_slice(&len.to_be_bytes());
-    Ok(Payload { bytes: payload.into(), content: len })
+    /// A small file as it is, or the next piece of a large one.
+    fn next_of_file(&mut self) -> Result<Vec<Payload>, Failure> {
+        let Self::File { bytes, name, size } = self else { return Ok(Vec::new()) };
+        let mut piece = Vec::with_capacity(PIECE + 64);
+        let read = bytes.by_ref().take(len64(PIECE)).read_to_end(&mut piece);
+        let content = len64(read.map_err(|error| Failure::io("reading", &error))?);
+        let content_bytes = Bytes::from(piece);
+        let (before, name) = (*size, std::mem::take(name));
+        *size = Some(before.unwrap_or(0) + content);
+        let part = |request: Request, content| Payload { bytes: request.encode(), content, whole: false };
+        let ended = content < len64(PIECE);
+        let piece = || part(Request::Piece { content: content_bytes.clone() }, content);
+        let end = |size| Payload { whole: true, ..part(Request::End { size }, 0) };
+        let payloads = match before {
+            None if ended => vec![Payload { whole: true, ..part(Request::File { name, content: content_bytes }, content) }],
+            None => vec![part(Request::Begin { name }, 0), piece()],
+            Some(before) if content == 0 => vec![end(before)],
+            Some(before) if ended => vec![piece(), end(before + content)],
+            Some(_) => vec![piece()],
+        };
+        if ended {
+            *self = Self::Done;
+        }
+        Ok(payloads)
+    }
 }
 
 async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answered: watch::Sender<u64>) -> Result<(), Failure> {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    io::{self, BufWriter, Stdout, Write},
+    fs::File,
+    io::{self, BufWriter, Seek, Stdout, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,12 +13,16 @@ use tempfile::NamedTempFile;
 
 use super::{
     Failure,
+    cleanup::Doomed,
     fail::{Code, show},
     io::is_dash,
     listen::Stop,
-    replace::{folder_of, new_temporary, sync_folder},
+    replace::{folder_of, new_temporary, open_to_others, sync_folder},
 };
-use crate::transfer::{Request, safe_name};
+use crate::{
+    transfer::{Request, safe_name},
+    wire::len64,
+};
 
 /// Where messages go.
 #[derive(Clone)]
@@ -50,29 +55,18 @@ impl Store {
         Ok(Self::Folder(Arc::new(Folder { path: out.to_owned(), taken: Mutex::default() })))
     }
 
-    /// Delivers one message; a file is on the disk under its final name when this returns.
-    pub(super) async fn take(&self, request: Request, number: u64) -> Result<u64, Stop> {
-        let (name, content, ended) = match request {
-            Request::Hello { .. } => {
-                return Err(Stop::Peer(Failure::new(Code::Malformed, "a second first message")));
-            }
-            Request::File { name, content } => (safe_name(&name).into_owned(), content, false),
-            Request::Line { ended, content } => (format!("line-{:06}", number + 1), content, ended),
-        };
-        let len = content.len() as u64;
+    /// A file that came in one message.
+    fn whole(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let mut incoming = Incoming::begin(self, name)?;
+        incoming.add(content)?;
+        incoming.end(self)
+    }
+
+    fn what(&self) -> &'static str {
         match self {
-            Self::Folder(folder) => {
-                let folder = folder.clone();
-                let stored = tokio::task::spawn_blocking(move || folder.store(&name, &content)).await;
-                let stored = stored.unwrap_or_else(|error| Err(io::Error::other(error)));
-                stored.map_err(|error| Stop::Store { what: "storing", error })?;
-            }
-            Self::Stdout(sink) => {
-                let written = tokio::task::block_in_place(|| write_out(sink, &content, ended));
-                written.map_err(|error| Stop::Store { what: "standard output", error })?;
-            }
+            Self::Folder(_) => "storing",
+            Self::Stdout(_) => "standard output",
         }
-        Ok(len)
     }
 
     pub(super) fn flush(&self) -> Result<(), Stop> {
@@ -91,21 +85,154 @@ impl Store {
     }
 }
 
-fn write_out(sink: &Mutex<Sink>, content: &Bytes, ended: bool) -> io::Result<()> {
-    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-    let written = sink.out.write_all(content).and_then(|()| if ended { sink.out.write_all(b"\n") } else { Ok(()) });
-    sink.broken |= written.is_err();
-    written
+impl Sink {
+    /// All of something, or the sink is broken.
+    fn put(sink: &Mutex<Self>, put: impl FnOnce(&mut BufWriter<Stdout>) -> io::Result<()>) -> io::Result<()> {
+        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = tokio::task::block_in_place(|| put(&mut sink.out));
+        sink.broken |= written.is_err();
+        written
+    }
+}
+
+/// Where one connection's files and lines go.
+pub(super) struct Inbox {
+    store: Store,
+    incoming: Option<Incoming>,
+}
+
+/// A file that comes in pieces, and is nobody's yet.
+struct Incoming {
+    name: String,
+    temporary: Temporary,
+    size: u64,
+    /// Bytes that may not be on the disk yet.
+    unsynced: usize,
+}
+
+enum Temporary {
+    /// In the folder that it is for.
+    Named(NamedTempFile, Doomed),
+    /// Of no name: for standard output, where several connections would tear each other's files.
+    Nameless(File),
+}
+
+/// Bytes that are written before they are synced, so that the end of a large file is not waited for long.
+const UNSYNCED: usize = 64 << 20;
+
+impl Incoming {
+    fn begin(store: &Store, name: &str) -> io::Result<Self> {
+        let temporary = match store {
+            Store::Folder(folder) => {
+                let (file, doomed) = new_temporary(&folder.path)?;
+                Temporary::Named(file, doomed)
+            }
+            Store::Stdout(_) => Temporary::Nameless(tempfile::tempfile()?),
+        };
+        Ok(Self { name: safe_name(name).into_owned(), temporary, size: 0, unsynced: 0 })
+    }
+
+    fn add(&mut self, content: &[u8]) -> io::Result<()> {
+        let file = match &mut self.temporary {
+            Temporary::Named(file, _) => file.as_file_mut(),
+            Temporary::Nameless(file) => file,
+        };
+        file.write_all(content)?;
+        self.size = self.size.saturating_add(len64(content.len()));
+        self.unsynced += content.len();
+        if self.unsynced >= UNSYNCED && matches!(self.temporary, Temporary::Named(..)) {
+            self.unsynced = 0;
+            return match &self.temporary {
+                Temporary::Named(file, _) => file.as_file().sync_data(),
+                Temporary::Nameless(_) => Ok(()),
+            };
+        }
+        Ok(())
+    }
+
+    fn end(self, store: &Store) -> io::Result<()> {
+        match (store, self.temporary) {
+            (Store::Folder(folder), Temporary::Named(file, _doomed)) => folder.keep(file, &self.name),
+            (Store::Stdout(sink), Temporary::Nameless(mut file)) => {
+                file.rewind()?;
+                Sink::put(sink, |out| io::copy(&mut file, out).map(|_| ()))
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl Inbox {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, incoming: None }
+    }
+
+    /// Delivers what a message brings. Tells the bytes of a file or line that is whole with it: a file is then on the disk, under
+    /// its final name.
+    pub(super) async fn take(&mut self, request: Request, number: u64) -> Result<Option<u64>, Stop> {
+        let wrong = |why: &str| Err(Stop::Peer(Failure::new(Code::Malformed, why)));
+        match (request, self.incoming.take()) {
+            // [XFR-8]
+            (Request::Hello { .. }, _) => wrong("a second first message"),
+            (Request::File { .. } | Request::Line { .. } | Request::Begin { .. }, Some(_)) => {
+                wrong("something in the middle of a file")
+            }
+            (Request::Piece { .. } | Request::End { .. }, None) => wrong("a piece of no file"),
+            (Request::End { size }, Some(incoming)) if incoming.size != size => wrong("a file whose pieces are not its size"),
+            (Request::Begin { name }, None) => {
+                self.incoming = Some(self.storing(move |store| Incoming::begin(store, &name)).await?);
+                Ok(None)
+            }
+            (Request::Piece { content }, Some(mut incoming)) => {
+                let added = self.storing(move |_| incoming.add(&content).map(|()| incoming)).await?;
+                self.incoming = Some(added);
+                Ok(None)
+            }
+            (Request::End { size }, Some(incoming)) => {
+                self.storing(move |store| incoming.end(store)).await?;
+                Ok(Some(size))
+            }
+            (Request::File { name, content }, None) => self.whole(name, content, false).await,
+            (Request::Line { ended, content }, None) => self.whole(format!("line-{:06}", number + 1), content, ended).await,
+        }
+    }
+
+    /// The channel has ended.
+    pub(super) fn end(&self) -> Result<(), Stop> {
+        match self.incoming {
+            None => Ok(()),
+            Some(_) => Err(Stop::Peer(Failure::new(Code::Truncated, "the channel ended in the middle of a file"))),
+        }
+    }
+
+    async fn whole(&self, name: String, content: Bytes, ended: bool) -> Result<Option<u64>, Stop> {
+        let len = len64(content.len());
+        match &self.store {
+            Store::Folder(_) => self.storing(move |store| store.whole(&name, &content)).await?,
+            Store::Stdout(sink) => {
+                let newline: &[u8] = if ended { b"\n" } else { b"" };
+                let written = Sink::put(sink, |out| out.write_all(&content).and_then(|()| out.write_all(newline)));
+                written.map_err(|error| Stop::Store { what: self.store.what(), error })?;
+            }
+        }
+        Ok(Some(len))
+    }
+
+    /// Work on files, on a thread that may wait for them.
+    async fn storing<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> io::Result<T> + Send + 'static) -> Result<T, Stop> {
+        let store = self.store.clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| Stop::Store { what: self.store.what(), error })
+    }
 }
 
 impl Folder {
     /// Names remembered; past that the search begins anew.
     const NAMES: usize = 100_000;
 
-    /// Writes a file that appears whole, under a name that nothing had, and lasts. [XFR-3] [XFR-7]
-    fn store(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let mut temporary = new_temporary(&self.path)?;
-        temporary.write_all(content)?;
+    /// A file that is whole appears under a name that nothing had, and lasts. [XFR-3] [XFR-7]
+    fn keep(&self, temporary: NamedTempFile, name: &str) -> io::Result<()> {
+        open_to_others(temporary.as_file())?;
         temporary.as_file().sync_all()?;
         let path = self.persist(temporary, name)?;
         sync_folder(folder_of(&path))

@@ -8,9 +8,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
 use super::{
     StreamError,
@@ -183,12 +182,8 @@ impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
 
     async fn begin(mut beginning: Beginning, mut input: R) -> Result<Self, StreamError> {
         let core = loop {
-            let mut wanted = beginning.wants();
-            while wanted > 0 {
-                let read = poll_fn(|context| poll_append(&mut input, context, wanted, beginning.buffer())).await?;
-                wanted = if read == 0 { 0 } else { beginning.wants() };
-            }
-            if let Some(core) = beginning.filled()? {
+            let n = poll_fn(|context| poll_read(&mut input, context, beginning.space())).await?;
+            if let Some(core) = beginning.came(n)? {
                 break core;
             }
         };
@@ -201,7 +196,7 @@ impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
     fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
             match self.core.step()? {
-                Step::Read(n) => ready!(self.poll_fill(context, n))?,
+                Step::Read => ready!(self.poll_fill(context))?,
                 Step::Ready => return Poll::Ready(Ok(())),
                 // Nothing is read while a seek is under way.
                 Step::Seek(_) => return Poll::Ready(self.core.fail(OpenError::Failed)),
@@ -209,26 +204,19 @@ impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
         }
     }
 
-    fn poll_fill(&mut self, context: &mut Context<'_>, n: usize) -> Poll<Result<(), StreamError>> {
-        match ready!(poll_append(&mut self.input, context, n, self.core.buffer())) {
-            Ok(read) if read > 0 && read < n => Poll::Ready(Ok(())),
-            Ok(_) => Poll::Ready(self.core.filled()),
-            Err(error) => Poll::Ready(self.core.broke(error)),
-        }
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        Poll::Ready(match ready!(poll_read(&mut self.input, context, self.core.space())) {
+            Ok(n) => self.core.came(n),
+            Err(error) => self.core.broke(error),
+        })
     }
 }
 
-/// Appends up to `n` bytes; none at the end. Memory follows what is there: the buffer doubles.
-fn poll_append<R: AsyncRead + Unpin>(
-    input: &mut R,
-    context: &mut Context<'_>,
-    n: usize,
-    buffer: &mut Vec<u8>,
-) -> Poll<io::Result<usize>> {
-    if n > 0 && buffer.capacity() == buffer.len() {
-        buffer.reserve(n.min(buffer.len().max(4096)));
-    }
-    poll_read_buf(Pin::new(input), context, &mut buffer.limit(n))
+/// Reads some bytes; none at the end.
+fn poll_read<R: AsyncRead + Unpin>(input: &mut R, context: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut space = ReadBuf::new(space);
+    ready!(Pin::new(input).poll_read(context, &mut space))?;
+    Poll::Ready(Ok(space.filled().len()))
 }
 
 impl<R> AsyncOpenReader<R> {
@@ -315,7 +303,7 @@ impl<R: AsyncRead + AsyncSeek + Unpin> AsyncOpenReader<R> {
         self.core.check_alive()?;
         while let Some(step) = self.core.errand_step() {
             match step {
-                Step::Read(n) => ready!(self.poll_fill(context, n))?,
+                Step::Read => ready!(self.poll_fill(context))?,
                 Step::Seek(to) => match ready!(self.poll_seek_input(context, to)) {
                     Ok(place) => self.core.sought(place)?,
                     Err(error) => self.core.broke(error)?,

@@ -9,7 +9,6 @@ use super::{
 use crate::{
     keys::Fingerprint,
     open::{OpenError, Opener, Sender},
-    wire::len64,
 };
 
 /// Opens a message as it is read: what it gives is authentic, segment by segment, and its end is told from a cut.
@@ -65,8 +64,8 @@ impl<R: Read> OpenReader<R> {
 
     fn begin(mut beginning: Beginning, mut input: R) -> Result<Self, StreamError> {
         let core = loop {
-            append(&mut input, beginning.wants(), beginning.buffer())?;
-            if let Some(core) = beginning.filled()? {
+            let n = read(&mut input, beginning.space())?;
+            if let Some(core) = beginning.came(n)? {
                 break core;
             }
         };
@@ -90,7 +89,7 @@ impl<R: Read> OpenReader<R> {
     fn load(&mut self) -> Result<(), StreamError> {
         loop {
             match self.core.step()? {
-                Step::Read(n) => self.fill(n)?,
+                Step::Read => self.fill()?,
                 Step::Ready => return Ok(()),
                 // Seeking goes to its end, or the reader has failed.
                 Step::Seek(_) => return self.core.fail(OpenError::Failed),
@@ -98,17 +97,22 @@ impl<R: Read> OpenReader<R> {
         }
     }
 
-    fn fill(&mut self, n: usize) -> Result<(), StreamError> {
-        match append(&mut self.input, n, self.core.buffer()) {
-            Ok(()) => self.core.filled(),
+    fn fill(&mut self) -> Result<(), StreamError> {
+        match read(&mut self.input, self.core.space()) {
+            Ok(n) => self.core.came(n),
             Err(error) => self.core.broke(error),
         }
     }
 }
 
-/// Appends `n` bytes, fewer at the end. Memory follows what is there.
-fn append(input: &mut impl Read, n: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-    input.take(len64(n)).read_to_end(buffer).map(|_| ())
+/// Reads some bytes; none at the end.
+fn read(input: &mut impl Read, space: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match input.read(space) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
 }
 
 impl<R> OpenReader<R> {
@@ -192,7 +196,7 @@ impl<R: Read + Seek> OpenReader<R> {
         self.core.begin_seek(to)?;
         while let Some(step) = self.core.errand_step() {
             match step {
-                Step::Read(n) => self.fill(n)?,
+                Step::Read => self.fill()?,
                 Step::Seek(to) => match self.input.seek(to) {
                     Ok(place) => self.core.sought(place)?,
                     Err(error) => self.core.broke(error)?,

@@ -23,12 +23,60 @@ use crate::{
 
 /// What a reader does next.
 pub(super) enum Step {
-    /// Append so many bytes to [`buffer`](Opening::buffer), fewer only at the end; then say [`filled`](Opening::filled).
-    Read(usize),
+    /// Read into [`space`](Opening::space), and say how much [came](Opening::came).
+    Read,
     /// Go there in the input, and say where that [is](Opening::sought).
     Seek(SeekFrom),
     /// Something can be [taken](Opening::take), or the payload has ended.
     Ready,
+}
+
+/// What is being read of an input. Memory follows what is there, never the length that somebody announced.
+#[derive(Default)]
+pub(super) struct Intake {
+    /// What has come, and room behind it.
+    bytes: Vec<u8>,
+    have: usize,
+}
+
+/// Bytes that there may be room for before any of them have come: a segment of the usual size.
+const AT_ONCE: usize = (1 << 16) + 16;
+
+impl Intake {
+    fn len(&self) -> usize {
+        self.have
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.have]
+    }
+
+    fn clear(&mut self) {
+        self.have = 0;
+    }
+
+    /// What has come; the room is gone.
+    fn take(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.truncate(std::mem::take(&mut self.have));
+        bytes
+    }
+
+    /// Where up to `n` bytes go.
+    fn space(&mut self, n: usize) -> &mut [u8] {
+        let end = self.have + n.min(AT_ONCE.max(self.have));
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.have..end]
+    }
+}
+
+/// What was opened here is wiped.
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
 }
 
 /// A message whose block and head are being read.
@@ -37,7 +85,7 @@ pub(super) struct Beginning {
     alone: bool,
     /// The DEK block, once it is whole.
     block: Option<Vec<u8>>,
-    bytes: Vec<u8>,
+    intake: Intake,
     wanted: usize,
 }
 
@@ -47,7 +95,7 @@ const HEAD_START: usize = 12;
 impl Beginning {
     /// `alone`: the input ends where the message does.
     pub(super) fn new(opener: &Opener, alone: bool) -> Self {
-        Self { opener: opener.clone(), alone, block: None, bytes: Vec::new(), wanted: BLOCK_START }
+        Self { opener: opener.clone(), alone, block: None, intake: Intake::default(), wanted: BLOCK_START }
     }
 
     /// The message without its block, which is this.
@@ -57,40 +105,41 @@ impl Beginning {
         Ok(Self { block: Some(block.to_vec()), wanted: HEAD_START, ..Self::new(opener, true) })
     }
 
-    /// How many bytes are to be appended to [`buffer`](Self::buffer).
-    pub(super) fn wants(&self) -> usize {
-        self.wanted.saturating_sub(self.bytes.len())
+    /// Where to read the next bytes to.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        self.intake.space(self.wanted.saturating_sub(self.intake.len()))
     }
 
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+    /// So many bytes have been read there; none at the end of the input.
+    pub(super) fn came(&mut self, n: usize) -> Result<Option<Opening>, OpenError> {
+        self.intake.have += n;
+        if n > 0 && self.intake.len() < self.wanted { Ok(None) } else { self.go_on() }
     }
 
-    /// Goes on with what was read; fewer bytes than were wanted are the end of the input.
-    pub(super) fn filled(&mut self) -> Result<Option<Opening>, OpenError> {
+    fn go_on(&mut self) -> Result<Option<Opening>, OpenError> {
         let limits = &self.opener.policy().limits;
-        let ended = self.bytes.len() < self.wanted;
+        let ended = self.intake.len() < self.wanted;
         let Some(block) = &self.block else {
-            let declared = DekBlock::declared_len(&self.bytes, limits)?;
-            if let Some(len) = declared.filter(|len| *len > self.bytes.len() && !ended) {
+            let declared = DekBlock::declared_len(self.intake.bytes(), limits)?;
+            if let Some(len) = declared.filter(|len| *len > self.intake.len() && !ended) {
                 self.wanted = len;
                 return Ok(None);
             }
-            DekBlock::parse(&self.bytes, limits)?;
-            self.block = Some(std::mem::take(&mut self.bytes));
+            DekBlock::parse(self.intake.bytes(), limits)?;
+            self.block = Some(self.intake.take());
             self.wanted = HEAD_START;
             return Ok(None);
         };
-        let parsed = MessageHead::parse(&mut Reader::new(&self.bytes, len64(block.len())), limits);
+        let parsed = MessageHead::parse(&mut Reader::new(self.intake.bytes(), len64(block.len())), limits);
         // Its fields are judged before the context is waited for.
         if !ended
             && ParseError::incomplete(parsed)?.is_none()
-            && let Some(context) = self.bytes.get(10..12).and_then(|len| len.try_into().ok()).map(u16::from_be_bytes)
+            && let Some(context) = self.intake.bytes().get(10..12).and_then(|len| len.try_into().ok()).map(u16::from_be_bytes)
         {
             self.wanted = HEAD_START + usize::from(context);
             return Ok(None);
         }
-        Opening::new(&self.opener, block, std::mem::take(&mut self.bytes), self.alone).map(Some)
+        Opening::new(&self.opener, block, self.intake.take(), self.alone).map(Some)
     }
 }
 
@@ -99,11 +148,10 @@ pub(super) struct Opening {
     message: Message,
     crew: Crew<Open>,
     stage: Stage,
-    /// What is being read of the input.
-    bytes: Vec<u8>,
+    intake: Intake,
     /// The next segment to be read.
     pub(super) index: u64,
-    /// Bytes of the input since the message head that are no more in `bytes`.
+    /// Bytes of the input since the message head that are no more in the intake.
     pub(super) consumed: u64,
     /// Why nothing more is read; told when all that was read before has been given.
     stop: Option<StreamError>,
@@ -258,7 +306,7 @@ impl Opening {
             message,
             crew,
             stage: Stage::Prefix,
-            bytes: Vec::new(),
+            intake: Intake::default(),
             index: 0,
             consumed: 0,
             stop: None,
@@ -331,16 +379,14 @@ impl Opening {
                 return Ok(Step::Ready);
             }
             // Whether the message has ended is known before its final segment is given, whatever is under way.
-            if (self.crew.has_room() || self.stage == Stage::Behind)
-                && let Some(wanted) = self.wants()
-            {
-                return Ok(Step::Read(wanted));
+            if (self.crew.has_room() || self.stage == Stage::Behind) && self.wants().is_some() {
+                return Ok(Step::Read);
             }
             self.next_segment()?;
         }
     }
 
-    /// What is to be read for the present stage.
+    /// How much is to be read for the present stage.
     pub(super) fn wants(&self) -> Option<usize> {
         let whole = match self.stage {
             Stage::Prefix => 4,
@@ -348,20 +394,26 @@ impl Opening {
             Stage::Behind => 1,
             Stage::Over => return None,
         };
-        Some(whole.saturating_sub(self.bytes.len()))
+        Some(whole.saturating_sub(self.intake.len()))
     }
 
-    /// Where to append what is read. Memory is to follow what is there, never the length that a prefix says.
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 && self.ready.is_empty() {
+    /// Where to read the next bytes to.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        if self.intake.bytes.is_empty() && self.ready.is_empty() {
             // What is left in it is overwritten, and wiped at the end.
-            self.bytes = std::mem::take(&mut self.ready).bytes;
-            self.bytes.clear();
+            self.intake.bytes = std::mem::take(&mut self.ready).bytes;
         }
-        &mut self.bytes
+        let wanted = self.wants().unwrap_or_default();
+        self.intake.space(wanted)
     }
 
-    /// Takes `taken` bytes of plaintext at the most.
+    /// So many bytes have been read there; none at the end of the input.
+    pub(super) fn came(&mut self, n: usize) -> Result<(), StreamError> {
+        self.intake.have += n;
+        if n > 0 && self.wants().is_some_and(|wanted| wanted > 0) { Ok(()) } else { self.go_on() }
+    }
+
+    /// Moves as much plaintext as there is, and fits.
     pub(super) fn take(&mut self, out: &mut [u8]) -> usize {
         let n = self.ready.take(out);
         self.position += len64(n);
@@ -380,7 +432,7 @@ impl Opening {
     /// Reads no further. What was read before is given first, unless nothing of it was asked for.
     fn stop(&mut self, error: StreamError) -> Result<(), StreamError> {
         self.stage = Stage::Over;
-        self.bytes.clear();
+        self.intake.clear();
         if !matches!(self.errand, Errand::None) {
             return self.fail(error);
         }
@@ -389,20 +441,21 @@ impl Opening {
     }
 
     /// Goes on with what was read; fewer bytes than were wanted are the end of the input.
-    pub(super) fn filled(&mut self) -> Result<(), StreamError> {
+    fn go_on(&mut self) -> Result<(), StreamError> {
         let at = self.message.front + self.consumed;
         match self.stage {
             Stage::Prefix => {
-                let parsed = SegmentPrefix::parse(&mut Reader::new(&self.bytes, at), self.index, self.message.segment_log2);
+                let parsed =
+                    SegmentPrefix::parse(&mut Reader::new(self.intake.bytes(), at), self.index, self.message.segment_log2);
                 match parsed {
                     Ok(prefix) => self.stage = Stage::Body(prefix),
                     Err(error) => return self.stop(OpenError::from(error).into()),
                 }
-                self.consumed += len64(self.bytes.len());
-                self.bytes.clear();
+                self.consumed += len64(self.intake.len());
+                self.intake.clear();
             }
             Stage::Body(prefix) => {
-                let (needed, available) = (len64(prefix.body_len()), len64(self.bytes.len()));
+                let (needed, available) = (len64(prefix.body_len()), len64(self.intake.len()));
                 if available < needed {
                     return self.stop(truncated(at, needed, available).into());
                 }
@@ -415,7 +468,7 @@ impl Opening {
             }
             Stage::Behind => {
                 self.stage = Stage::Over;
-                if !self.bytes.is_empty() {
+                if self.intake.len() > 0 {
                     // [SEG-8]
                     return self.stop(OpenError::from(ParseError::TrailingBytes { offset: at }).into());
                 }
@@ -429,16 +482,16 @@ impl Opening {
     fn whole(&mut self, prefix: SegmentPrefix) -> Result<(), OpenError> {
         if let Some(hash) = &mut self.hash {
             hash.update(&prefix.encode());
-            hash.update(&self.bytes);
+            hash.update(self.intake.bytes());
         }
         if let Some(known) = &self.known {
-            known.check(self.index, prefix, &self.bytes)?;
+            known.check(self.index, prefix, self.intake.bytes())?;
         }
         if prefix.last {
             // Where the end is known, so is what is behind it.
             self.stage = if self.message.alone && self.known.is_none() { Stage::Behind } else { Stage::Over };
         }
-        let bytes = std::mem::take(&mut self.bytes);
+        let bytes = self.intake.take();
         self.crew.push(Segment { index: self.index, last: prefix.last, bytes });
         self.index += 1;
         Ok(())
@@ -446,16 +499,16 @@ impl Opening {
 
     /// A segment that has been read, where it is not to be given.
     pub(super) fn body(&self) -> &[u8] {
-        &self.bytes
+        self.intake.bytes()
     }
 
     pub(super) fn skip_body(&mut self) {
-        self.bytes.clear();
+        self.intake.clear();
     }
 
     /// Opens what has been read, apart from what is given.
     pub(super) fn open_apart(&mut self, last: bool) -> Result<Vec<u8>, OpenError> {
-        let mut segment = Segment { index: self.index, last, bytes: std::mem::take(&mut self.bytes) };
+        let mut segment = Segment { index: self.index, last, bytes: self.intake.take() };
         self.crew.work().run(&mut segment).map_err(|_| OpenError::Segment { index: self.index })?;
         Ok(std::mem::take(&mut segment.bytes))
     }
@@ -527,9 +580,8 @@ impl Opening {
 
     /// Keeps a buffer to read into, or wipes it.
     fn give_back(&mut self, mut buffer: Vec<u8>) {
-        if self.bytes.capacity() == 0 {
-            buffer.clear();
-            self.bytes = buffer;
+        if self.intake.bytes.is_empty() {
+            self.intake.bytes = buffer;
         } else {
             buffer.zeroize();
         }
@@ -551,7 +603,7 @@ impl Opening {
     /// Goes on reading at the beginning of a segment, whose place in the input the reader has gone to.
     pub(super) fn read_from(&mut self, segment: u64, consumed: u64) {
         self.crew.clear();
-        self.bytes.clear();
+        self.intake.clear();
         (self.stage, self.stop) = (Stage::Prefix, None);
         (self.index, self.consumed) = (segment, consumed);
     }
@@ -564,7 +616,7 @@ impl Opening {
 
     /// Bytes of the input since the message head.
     pub(super) fn read_so_far(&self) -> u64 {
-        self.consumed + len64(self.bytes.len())
+        self.consumed + len64(self.intake.len())
     }
 }
 
@@ -572,7 +624,6 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         self.ready.bytes.zeroize();
-        self.bytes.zeroize();
     }
 }
 

@@ -127,7 +127,7 @@ impl Opening {
             Errand::Survey { known, part, sought: false, .. } => {
                 Some(Step::Seek(SeekFrom::Start(known.body_at + known.before(part.first(known)))))
             }
-            Errand::Survey { .. } => self.wants().map(Step::Read),
+            Errand::Survey { .. } => Some(Step::Read),
         }
     }
 

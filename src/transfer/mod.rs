@@ -13,7 +13,7 @@ use crate::{
 /// Bytes of the greeting that a listener sends in the clear.
 pub const GREETING_LEN: usize = 32;
 /// The version of this protocol.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes of a file's name.
 pub const NAME_MAX: usize = 4096;
 
@@ -54,11 +54,29 @@ pub enum Request {
         /// Its bytes, without the newline.
         content: Bytes,
     },
+    /// A file whose content follows in pieces.
+    Begin {
+        /// As [`File`](Self::File)'s.
+        name: String,
+    },
+    /// The next bytes of the file that was begun.
+    Piece {
+        /// Its bytes.
+        content: Bytes,
+    },
+    /// The file that was begun has ended.
+    End {
+        /// Bytes of all its pieces.
+        size: u64,
+    },
 }
 
 const HELLO: u8 = 1;
 const FILE: u8 = 2;
 const LINE: u8 = 3;
+const BEGIN: u8 = 4;
+const PIECE: u8 = 5;
+const END: u8 = 6;
 
 impl Request {
     /// The payload.
@@ -83,6 +101,19 @@ impl Request {
                 out.put_slice(&[LINE, u8::from(*ended)]);
                 out.put_slice(content);
             }
+            Self::Begin { name } => {
+                out.put_u8(BEGIN);
+                out.put_slice(name.as_bytes());
+            }
+            Self::Piece { content } => {
+                out.reserve(content.len() + 1);
+                out.put_u8(PIECE);
+                out.put_slice(content);
+            }
+            Self::End { size } => {
+                out.put_u8(END);
+                out.put_u64(*size);
+            }
         }
         out.freeze()
     }
@@ -98,11 +129,10 @@ impl Request {
             FILE => {
                 let name_len = usize::from(payload.try_get_u16().map_err(short)?);
                 // [XFR-4]
-                if name_len > NAME_MAX || name_len > payload.len() {
+                if name_len > payload.len() {
                     return Err(TransferError::Malformed("the name is too long"));
                 }
-                let name = String::from_utf8(payload.split_to(name_len).to_vec());
-                let name = name.map_err(|_| TransferError::Malformed("the name is not UTF-8"))?;
+                let name = decode_name(&payload.split_to(name_len))?;
                 // [XFR-5]
                 if payload.try_get_u64().map_err(short)? != payload.len() as u64 {
                     return Err(TransferError::Malformed("the size is not that of the content"));
@@ -112,6 +142,13 @@ impl Request {
             LINE => match payload.try_get_u8().map_err(short)? {
                 ended @ (0 | 1) => Ok(Self::Line { ended: ended == 1, content: payload }),
                 _ => Err(TransferError::Malformed("a line that is neither ended nor not")),
+            },
+            BEGIN => Ok(Self::Begin { name: decode_name(&payload)? }),
+            PIECE if payload.is_empty() => Err(TransferError::Malformed("an empty piece of a file")),
+            PIECE => Ok(Self::Piece { content: payload }),
+            END => match payload.as_ref().try_into() {
+                Ok(size) => Ok(Self::End { size: u64::from_be_bytes(size) }),
+                Err(_) => Err(TransferError::Malformed("the end of a file has another length")),
             },
             _ => Err(TransferError::Unsupported("kind")),
         }
@@ -132,17 +169,25 @@ impl Request {
     }
 }
 
+fn decode_name(name: &[u8]) -> Result<String, TransferError> {
+    // [XFR-4]
+    if name.len() > NAME_MAX {
+        return Err(TransferError::Malformed("the name is too long"));
+    }
+    String::from_utf8(name.to_vec()).map_err(|_| TransferError::Malformed("the name is not UTF-8"))
+}
+
 /// What the listening side says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// So many messages, counted from the one after the first, are where they were meant to go.
+    /// So many files and lines are where they were meant to go.
     Done {
-        /// Messages, in their order.
+        /// Files and lines, in their order.
         count: u64,
     },
-    /// The message after so many could not be taken.
+    /// The file or line after so many could not be taken.
     Refused {
-        /// Messages that were taken before it.
+        /// Files and lines that were taken before it.
         count: u64,
         /// Why, for a person.
         reason: String,
@@ -221,6 +266,9 @@ mod tests {
             Request::File { name: String::new(), content: Bytes::new() },
             Request::Line { ended: true, content: Bytes::from_static(b"line") },
             Request::Line { ended: false, content: Bytes::new() },
+            Request::Begin { name: "large.bin".into() },
+            Request::Piece { content: Bytes::from_static(b"piece") },
+            Request::End { size: 1 << 40 },
         ] {
             assert_eq!(Request::decode(request.encode()), Ok(request));
         }
@@ -236,7 +284,11 @@ mod tests {
             &b""[..],
             b"\x01",
             b"\x01\x02",
-            b"\x01\x01\0\x20short",
+            b"\x01\x02\0\x20short",
+            b"\x04\xff",
+            b"\x05",
+            b"\x06\0\0\0\0\0\0\0",
+            b"\x06\0\0\0\0\0\0\0\0\0",
             b"\x02\0\x05ab",
             b"\x02\0\x01a\0\0\0\0\0\0\0\x02x",
             b"\x03",
@@ -246,8 +298,12 @@ mod tests {
         ] {
             assert!(Request::decode(Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
         }
-        let zero = [&[1, 1, 0, 0x20][..], &[0; 32]].concat();
+        let zero = [&[1, VERSION, 0, 0x20][..], &[0; 32]].concat();
         assert!(matches!(Request::decode(zero.into()), Err(TransferError::Recipient(_))));
+        let long = [&[BEGIN][..], &[b'a'; NAME_MAX + 1]].concat();
+        assert!(Request::decode(Bytes::copy_from_slice(&long[..=NAME_MAX])).is_ok() && Request::decode(long.into()).is_err());
+        let older = [&[1, 1, 0, 0x20][..], &[9; 32]].concat();
+        assert_eq!(Request::decode(older.into()), Err(TransferError::Unsupported("version")));
         assert!(Answer::decode(Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01x")).is_err());
     }
 

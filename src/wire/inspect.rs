@@ -53,6 +53,17 @@ pub struct Inspector<'a> {
     ended: bool,
 }
 
+/// The fields of a DEK block that is kept apart from its message.
+///
+/// # Errors
+/// [`ParseError`].
+pub fn block_parts<'a>(input: &'a [u8], limits: &Limits) -> Result<Vec<Part<'a>>, ParseError> {
+    let block = DekBlock::parse_alone(input, limits)?;
+    let mut fields = Fields { reader: Reader::new(input, 0), offset: 0, parts: Vec::new() };
+    fields.block(&block)?;
+    Ok(fields.parts)
+}
+
 impl<'a> Inspector<'a> {
     /// Begins at the start of `input`. An empty one is a truncated message.
     #[must_use]

@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use super::{
     Failure,
     args::DemoArgs,
+    cleanup::Doomed,
     fail::{Code, print_line, show},
-    files::{check_size, hex},
+    inspect::hex,
     report::bytes,
-    send::content_limit,
 };
 use crate::{
     crypto::backend::sha256,
@@ -33,18 +33,22 @@ use process::{Listen, Sent, send};
 /// What is sent when no file is given: so many files of so many bytes.
 const FILES: usize = 64;
 const FILE_LEN: usize = 1 << 20;
+/// A file that is given is held in memory.
+const LARGEST: u64 = 16 << 20;
 
 /// A folder with keys and files, gone when the demo ends.
 pub(super) struct Stage {
     folder: TempDir,
+    _doomed: Doomed,
     recipient: String,
     sender: String,
 }
 
 impl Stage {
     fn new() -> Result<Self, Failure> {
-        let folder = TempDir::with_prefix("sealwire-demo-").map_err(|error| Failure::io("a temporary folder", &error))?;
-        let stage = Self { recipient: String::new(), sender: String::new(), folder };
+        let made = Doomed::make(|| TempDir::with_prefix("sealwire-demo-"), TempDir::path);
+        let (folder, doomed) = made.map_err(|error| Failure::io("a temporary folder", &error))?;
+        let stage = Self { recipient: String::new(), sender: String::new(), folder, _doomed: doomed };
         let recipient = stage.make_key("alice.key")?;
         stage.make_key("mallory.key")?;
         let bob = SenderKey::generate()?;
@@ -108,7 +112,9 @@ fn inputs(stage: &Stage, file: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
         if !meta.is_file() {
             return Err(Failure::usage(format!("{} is no file", show(path))));
         }
-        check_size(meta.len(), content_limit(path)).map_err(|failure| failure.about(show(path)))?;
+        if meta.len() > LARGEST {
+            return Err(Failure::usage(format!("{} is larger than the {} that a demo takes", show(path), bytes(LARGEST))));
+        }
         return Ok(vec![path.to_owned()]);
     }
     let mut content: Vec<u8> = (0..FILE_LEN).map(|i| (i % 251) as u8).collect();

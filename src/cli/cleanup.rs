@@ -1,0 +1,71 @@
+//! What must not be left behind when a signal ends the program: files that are not whole yet.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Files and folders that are nobody's yet.
+static DOOMED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn doomed() -> MutexGuard<'static, Vec<PathBuf>> {
+    DOOMED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Something that a signal removes, as long as this is there.
+pub(super) struct Doomed(PathBuf);
+
+impl Doomed {
+    /// Makes something that a signal removes from its first moment on.
+    pub(super) fn make<T>(make: impl FnOnce() -> io::Result<T>, path: impl FnOnce(&T) -> &Path) -> io::Result<(T, Self)> {
+        // Held while it is made: a signal waits for it.
+        let mut doomed = doomed();
+        let made = make()?;
+        let path = path(&made).to_owned();
+        doomed.push(path.clone());
+        Ok((made, Self(path)))
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        doomed().retain(|path| *path != self.0);
+    }
+}
+
+/// From now on a signal that ends the program removes what is doomed first. The exit code is the shell's for that signal: 128 and
+/// its number.
+pub(super) fn on_signals() {
+    let watcher = std::thread::Builder::new().name("signals".into());
+    // Without it a signal ends the program as it always does, and leaves a file that is not whole.
+    let _ = watcher.spawn(|| {
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build()
+            && let Ok(number) = runtime.block_on(next_signal())
+        {
+            // Whatever is made from here on waits for ever, and so is not left behind either.
+            let doomed = doomed();
+            for path in &*doomed {
+                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            }
+            std::process::exit(128 + number);
+        }
+    });
+}
+
+#[cfg(unix)]
+async fn next_signal() -> io::Result<i32> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let [hangup, interrupt, terminate] = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
+    let (mut hung_up, mut interrupted, mut terminated) = (signal(hangup)?, signal(interrupt)?, signal(terminate)?);
+    Ok(tokio::select! {
+        _ = hung_up.recv() => hangup.as_raw_value(),
+        _ = interrupted.recv() => interrupt.as_raw_value(),
+        _ = terminated.recv() => terminate.as_raw_value(),
+    })
+}
+
+#[cfg(not(unix))]
+async fn next_signal() -> io::Result<i32> {
+    tokio::signal::ctrl_c().await.map(|()| 2)
+}

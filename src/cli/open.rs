@@ -1,0 +1,221 @@
+//! open.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use bytes::BytesMut;
+
+use super::{
+    Failure,
+    args::{OpenArgs, PayloadRange},
+    copy::{CHUNK, Progress, copy, spool},
+    fail::{Code, note, show},
+    io::{Output, Source, check_apart, cores, input, output_beside, read_up_to},
+    keys::{read_keyring, read_senders},
+};
+use crate::{
+    channel::{ChannelOpener, Role},
+    open::{ExpectedContext, Opener, Policy, Sender},
+    stream::{OpenReader, StreamError},
+    wire::{Limits, SEGMENT_LOG2_MAX},
+};
+
+pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
+    let context = args.expect_context.clone().map(ExpectedContext::from);
+    // Who runs this has the memory for the largest segments that there are.
+    let limits = Limits { segment: 1 << SEGMENT_LOG2_MAX, ..Limits::default() };
+    let policy = Policy { context, limits, senders: read_senders(&args.from)?, ..Policy::default() };
+    let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).build();
+    if let Some(header) = &args.detached {
+        check_apart("--detached", header, [Some(args.input.as_path()), args.output.output.as_deref()])?;
+    }
+    let output = if args.check { None } else { Some(output_beside(&args.input, &args.output, false)?) };
+    if args.channel {
+        return open_channel(args, opener, output);
+    }
+    let block = args.detached.as_deref().map(|header| read_block(header, opener.policy())).transpose()?;
+    let message = Message { opener, block, name: show(&args.input) };
+    match args.range {
+        Some(range) => message.open_range(args, range, output),
+        None => message.open(args, output),
+    }
+}
+
+/// A DEK block that was kept apart.
+fn read_block(header: &Path, policy: &Policy) -> Result<Vec<u8>, Failure> {
+    read_up_to(header, policy.limits.block)
+}
+
+/// What is to be opened, and with what.
+struct Message {
+    opener: Opener,
+    block: Option<Vec<u8>>,
+    name: String,
+}
+
+impl Message {
+    fn begin<R: Read>(&self, input: R) -> Result<OpenReader<R>, StreamError> {
+        match &self.block {
+            Some(block) => OpenReader::detached(&self.opener, block, input),
+            None => OpenReader::new(&self.opener, input),
+        }
+    }
+
+    fn about(&self, error: StreamError) -> Failure {
+        Failure::from(error).about(&self.name)
+    }
+
+    /// Opens a message of any size, in the memory of some segments. A file appears when all of it is authentic; a pipe gets what is
+    /// authentic as it comes, except with `--buffer` and under a proof that covers the message, which must hold first.
+    fn open(&self, args: &OpenArgs, mut output: Option<Output>) -> Result<(), Failure> {
+        let to_stream = matches!(output, Some(Output::Stream(..)));
+        let source = Source::new(&args.input)?;
+        // Reading ahead of what is given is for what is there already.
+        let threads = if matches!(source, Source::File(..)) { cores() } else { 1 };
+        let to_terminal = to_stream && io::stdout().is_terminal();
+        let mut progress = Progress::of(source.len()).hidden_if(to_terminal);
+        let recorder = Recorder { source, seen: to_stream.then(Vec::new), spool: None };
+        let mut reader = self.begin(recorder).map_err(|error| self.about(error))?.threads(threads);
+        let sender = if to_stream && (args.buffer || reader.sender().is_none()) {
+            // Read to its end first; what was read waits on the disk, sealed, and is opened again from there.
+            reader.get_mut().spool()?;
+            self.copy(&mut reader, None, &mut progress)?;
+            let mut spool = reader.into_inner().spool.ok_or_else(|| Failure::new(Code::Io, "a temporary file was lost"))?;
+            spool.rewind().map_err(|error| Failure::io(SPOOL, &error))?;
+            // It has no name and is nobody else's.
+            let mut again = self.begin(spool).map_err(|error| Failure::from(error).about(SPOOL))?.threads(cores());
+            self.copy(&mut again, output.as_mut(), &mut Progress::of(None).hidden_if(true))?
+        } else {
+            reader.get_mut().seen = None;
+            self.copy(&mut reader, output.as_mut(), &mut progress)?
+        };
+        drop(progress);
+        tell_sender(args.check, sender);
+        output.map_or(Ok(()), Output::finish)
+    }
+
+    fn copy<R: Read>(
+        &self,
+        reader: &mut OpenReader<R>,
+        output: Option<&mut Output>,
+        progress: &mut Progress,
+    ) -> Result<Option<Sender>, Failure> {
+        let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
+        let copied = match output {
+            Some(output) => copy(reader, output.writer(), progress),
+            None => copy(reader, &mut io::sink(), progress),
+        };
+        copied.map_err(|error| error.about(&self.name, &target))?;
+        Ok(reader.sender())
+    }
+
+    /// Opens a part of a payload: of an input that cannot seek, all is read and waits on the disk, sealed.
+    fn open_range(&self, args: &OpenArgs, range: PayloadRange, mut output: Option<Output>) -> Result<(), Failure> {
+        let file = seekable(Source::new(&args.input)?, &self.name)?;
+        let mut reader = self.begin(file).map_err(|error| self.about(error))?;
+        let len = reader.payload_len().map_err(|error| self.about(error))?;
+        let PayloadRange { start, end } = range;
+        let end = end.unwrap_or(len);
+        if start > end || end > len {
+            return Err(Failure::usage(format!("--range: the payload has {len} bytes, and no range {range}")).about(&self.name));
+        }
+        reader.seek(SeekFrom::Start(start)).map_err(|error| self.about(StreamError::of(error)))?;
+        let sender = reader.sender();
+        let mut part = reader.take(end - start);
+        let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
+        let mut progress = Progress::of(Some(end - start)).hidden_if(matches!(output, Some(Output::Stream(..))));
+        let copied = match &mut output {
+            Some(output) => copy(&mut part, output.writer(), &mut progress),
+            None => copy(&mut part, &mut io::sink(), &mut progress),
+        };
+        copied.map_err(|error| error.about(&self.name, &target))?;
+        drop(progress);
+        tell_sender(args.check, sender);
+        output.map_or(Ok(()), Output::finish)
+    }
+}
+
+const SPOOL: &str = "a temporary file";
+
+/// A file that is the input, or has what came from it.
+fn seekable(source: Source, name: &str) -> Result<File, Failure> {
+    match source {
+        Source::File(file, _) => Ok(file),
+        Source::Other(mut bytes) => {
+            let mut spool = spool()?;
+            let copied = copy(&mut bytes, &mut spool, &mut Progress::of(None));
+            copied.map_err(|error| error.about(name, SPOOL))?;
+            spool.rewind().map_err(|error| Failure::io(SPOOL, &error))?;
+            Ok(spool)
+        }
+    }
+}
+
+/// Input that is written down as it is read: in memory while it is not known whether that is needed, then in a file.
+struct Recorder {
+    source: Source,
+    seen: Option<Vec<u8>>,
+    spool: Option<File>,
+}
+
+impl Recorder {
+    /// From now on in a file.
+    fn spool(&mut self) -> Result<(), Failure> {
+        let mut file = spool()?;
+        let seen = self.seen.take().unwrap_or_default();
+        file.write_all(&seen).map_err(|error| Failure::io(SPOOL, &error))?;
+        self.spool = Some(file);
+        Ok(())
+    }
+}
+
+impl Read for Recorder {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.source.read(out)?;
+        if let Some(seen) = &mut self.seen {
+            seen.extend_from_slice(&out[..n]);
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.write_all(&out[..n])?;
+        }
+        Ok(n)
+    }
+}
+
+/// Who has written, in words; to people alone, or where nothing else is told.
+fn tell_sender(check: bool, sender: Option<Sender>) {
+    if let Some(sender) = sender
+        && let Some(key) = sender.key()
+        && (check || io::stderr().is_terminal())
+    {
+        note(&format!("signed with {key} ({}): {}", sender.standing(), sender.standing().in_words()));
+    }
+}
+
+fn open_channel(args: &OpenArgs, opener: Opener, mut output: Option<Output>) -> Result<(), Failure> {
+    let mut channel = ChannelOpener::new(opener, Role::Acceptor, b"");
+    let mut reader = input(&args.input)?;
+    let (mut buffer, mut chunk) = (BytesMut::new(), vec![0; CHUNK]);
+    let about = |failure: Failure| failure.about(show(&args.input));
+    loop {
+        let read = reader.read(&mut chunk).map_err(|error| Failure::io(show(&args.input), &error))?;
+        buffer.extend_from_slice(&chunk[..read]);
+        while let Some(opened) = channel.next(&mut buffer).map_err(|error| about(error.into()))? {
+            if let Some(output) = &mut output {
+                output.write(&opened.payload)?;
+                output.write(b"\n")?;
+            }
+        }
+        if let Some(output) = &mut output {
+            output.flush()?;
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    channel.end(&buffer).map_err(|error| about(error.into()))?;
+    output.map_or(Ok(()), Output::finish)
+}

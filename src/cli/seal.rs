@@ -1,0 +1,147 @@
+//! seal.
+
+use std::{
+    io::{IsTerminal, Read, Seek, Write},
+    path::Path,
+};
+
+use bytes::BytesMut;
+
+use super::{
+    Failure,
+    args::SealArgs,
+    copy::{CHUNK, Copying, Progress, copy, spool},
+    fail::show,
+    io::{Output, check_apart, cores, input, input_len, lines, output_beside},
+    keys::{read_recipients, read_sender_key},
+    lines::next_line,
+    replace::Parked,
+};
+use crate::{
+    armor::ArmorWriter,
+    channel::{ChannelSealer, Role},
+    seal::Sealer,
+    stream::{DetachedWriter, SealWriter, StreamError},
+};
+
+pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
+    let mut sealer = Sealer::builder()
+        .to_all(read_recipients(&args.to)?)
+        .hints(args.hints.into())
+        .enc_per_slot(args.enc_per_slot)
+        .pad(args.pad)
+        .segment_log2(args.segment_size);
+    if let Some(path) = &args.sign_with {
+        let key = read_sender_key(path)?;
+        sealer = if args.channel { sealer.sign_with(key) } else { sealer.sign_messages_with(key) };
+    }
+    let sealer = sealer.build()?;
+    match &args.detached {
+        _ if args.channel => seal_channel(args, sealer),
+        Some(header) => seal_detached(args, header, sealer),
+        None => seal_one(args, sealer),
+    }
+}
+
+/// A payload on its way into a message.
+struct Payload {
+    bytes: Box<dyn Read>,
+    name: String,
+    progress: Progress,
+}
+
+impl Payload {
+    fn new(args: &SealArgs, output: &Output) -> Result<Self, Failure> {
+        let to_terminal = matches!(output, Output::Stream(..)) && std::io::stdout().is_terminal();
+        let progress = Progress::of(input_len(&args.input)).hidden_if(to_terminal);
+        Ok(Self { bytes: input(&args.input)?, name: show(&args.input), progress })
+    }
+
+    fn copy_to(&mut self, target: &mut dyn Write) -> Result<(), Copying> {
+        copy(&mut self.bytes, target, &mut self.progress)
+    }
+}
+
+/// Seals the input as one message of any size, in the memory of some segments.
+fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
+    let mut output = output_beside(&args.input, &args.output, !args.armor)?;
+    let mut payload = Payload::new(args, &output)?;
+    let target = output.name().to_owned();
+    // The proof stands at the front and is made last: where nobody can go back, such a message waits on the disk, sealed.
+    let waits = args.sign_with.is_some() && (args.armor || matches!(output, Output::Stream(..)));
+    let sealed = match &mut output {
+        _ if waits => {
+            let mut spool = spool()?;
+            let began = SealWriter::seekable(&mut sealer, args.context.as_bytes(), &mut spool);
+            seal_into(began, &mut payload)
+                .map(drop)
+                .and_then(|()| spool.rewind().map_err(Copying::Writing))
+                .and_then(|()| pass_on(&mut spool, args.armor, output.writer()))
+        }
+        Output::File(file, _) if !args.armor => {
+            seal_into(SealWriter::seekable(&mut sealer, args.context.as_bytes(), &mut file.temporary), &mut payload).map(drop)
+        }
+        output if args.armor => armored(output.writer(), |armor| {
+            seal_into(SealWriter::new(&mut sealer, args.context.as_bytes(), armor), &mut payload)
+        }),
+        output => seal_into(SealWriter::new(&mut sealer, args.context.as_bytes(), output.writer()), &mut payload).map(drop),
+    };
+    sealed.map_err(|error| error.about(&payload.name, &target))?;
+    output.finish()
+}
+
+fn seal_into<W: Write>(began: Result<SealWriter<W>, StreamError>, payload: &mut Payload) -> Result<W, Copying> {
+    let mut writer = began.map_err(Copying::ending)?.threads(cores());
+    payload.copy_to(&mut writer)?;
+    writer.finish().map_err(Copying::ending)
+}
+
+fn armored<W: Write>(out: W, write: impl FnOnce(ArmorWriter<W>) -> Result<ArmorWriter<W>, Copying>) -> Result<(), Copying> {
+    let armor = ArmorWriter::new(out).map_err(Copying::Writing)?;
+    write(armor)?.finish().map(drop).map_err(Copying::Writing)
+}
+
+/// What has waited, to where it goes.
+fn pass_on(sealed: &mut dyn Read, armor: bool, out: &mut dyn Write) -> Result<(), Copying> {
+    let mut unseen = Progress::of(None).hidden_if(true);
+    if !armor {
+        return copy(sealed, out, &mut unseen);
+    }
+    armored(out, |mut armor| copy(sealed, &mut armor, &mut unseen).map(|()| armor))
+}
+
+/// Seals the input as one message whose DEK block has a file of its own. Both appear when both are whole.
+fn seal_detached(args: &SealArgs, header: &Path, mut sealer: Sealer) -> Result<(), Failure> {
+    check_apart("--detached", header, [Some(args.input.as_path()), args.output.output.as_deref()])?;
+    let mut output = output_beside(&args.input, &args.output, true)?;
+    let mut block_output = Output::file(header, args.output.force)?;
+    let mut payload = Payload::new(args, &output)?;
+    let target = output.name().to_owned();
+    let sealed = DetachedWriter::new(&mut sealer, args.context.as_bytes(), output.writer()).map_err(Copying::ending);
+    let sealed = sealed.and_then(|writer| {
+        let mut writer = writer.threads(cores());
+        payload.copy_to(&mut writer)?;
+        writer.finish().map(|(_, block)| block).map_err(Copying::ending)
+    });
+    block_output.write(&sealed.map_err(|error| error.about(&payload.name, &target))?)?;
+    let parked = [output.park()?, block_output.park()?];
+    Parked::finish_all(parked.into_iter().flatten().collect()).into_iter().try_for_each(Err)
+}
+
+fn seal_channel(args: &SealArgs, sealer: Sealer) -> Result<(), Failure> {
+    let mut output = output_beside(&args.input, &args.output, true)?;
+    let mut channel = ChannelSealer::new(sealer, Role::Initiator, b"");
+    let mut reader = lines(&args.input)?;
+    let mut sealed = BytesMut::new();
+    while let Some(line) = next_line(&mut reader).map_err(|failure| failure.about(show(&args.input)))? {
+        channel.seal(args.context.as_bytes(), &line.content, &mut sealed)?;
+        if sealed.len() >= CHUNK || reader.buffer().is_empty() {
+            output.write(&sealed)?;
+            output.flush()?;
+            sealed.clear();
+        }
+    }
+    channel.finish(&mut sealed)?;
+    output.write(&sealed)?;
+    output.finish()
+}
