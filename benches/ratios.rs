@@ -50,7 +50,7 @@ fn pair(name: &'static str, bound: Option<f64>, n: u32, ours: &mut dyn FnMut(), 
     }
     let ratio = median(all_ours.iter().zip(&all_bare).map(|(a, b)| a / b).collect());
     let (a, b) = (median(all_ours), median(all_bare));
-    println!("{name:<68} {a:>12.0} ns {b:>12.0} ns {ratio:>7.3}  {}", bound.map_or(String::new(), |b| format!("(bound {b})")));
+    println!("{name:<68} {a:>12.0} ns {b:>12.0} ns {ratio:>7.3}  {}", bound.map_or(String::new(), |b| format!("(bound {b:.2})")));
     Row { name, ratio, bound }
 }
 
@@ -225,8 +225,9 @@ fn rewrap_header() -> Row {
     pair(name, Some(1.3), 50, &mut || drop(black_box(change.block(&envelope[..153], &keyring).unwrap())), &mut bare)
 }
 
-/// A stream from memory to memory, beside the AEAD on buffers of 64 KiB, by one thread and by two. The bounds are those of 0.9 times
-/// the AEAD's speed.
+/// A stream from memory to memory, beside the AEAD on buffers of 64 KiB, by one thread and by two. The first bound is that of 0.9
+/// times the AEAD's speed; the second is wider, since whatever else the machine does takes more from two threads that wait for each
+/// other than from two that do not.
 fn streams(gib: bool) -> Vec<Row> {
     let len = if gib { 1 << 30 } else { 64 << 20 };
     let cmk = Cmk::generate().unwrap();
@@ -236,9 +237,9 @@ fn streams(gib: bool) -> Vec<Row> {
     let mut out = vec![0; len + (len >> 11)];
     let mut back = vec![0; len];
     let mut rows = Vec::new();
-    for (threads, seal_name, open_name) in [
-        (1, "seal a stream / AEAD on 64 KiB buffers", "open a stream / AEAD on 64 KiB buffers"),
-        (2, "seal a stream, 2 threads / AEAD, 2 threads", "open a stream, 2 threads / AEAD, 2 threads"),
+    for (threads, bound, seal_name, open_name) in [
+        (1, 1.0 / 0.9, "seal a stream / AEAD on 64 KiB buffers", "open a stream / AEAD on 64 KiB buffers"),
+        (2, 1.25, "seal a stream, 2 threads / AEAD, 2 threads", "open a stream, 2 threads / AEAD, 2 threads"),
     ] {
         let mut bare = || {
             std::thread::scope(|scope| {
@@ -256,10 +257,10 @@ fn streams(gib: bool) -> Vec<Row> {
             writer.write_all(&payload).unwrap();
             sealed = writer.finish().unwrap().position();
         };
-        rows.push(pair(seal_name, Some(1.0 / 0.9), 1, &mut seal, &mut bare));
+        rows.push(pair(seal_name, Some(bound), 1, &mut seal, &mut bare));
         let sealed = &out[..usize::try_from(sealed).unwrap()];
         let mut open = || OpenReader::new(&opener, sealed).unwrap().threads(threads).read_exact(&mut back).unwrap();
-        rows.push(pair(open_name, Some(1.0 / 0.9), 1, &mut open, &mut bare));
+        rows.push(pair(open_name, Some(bound), 1, &mut open, &mut bare));
     }
     rows
 }

@@ -13,8 +13,10 @@ use crate::{crypto::Refused, platform::Process, wire::len64};
 
 /// Bytes after which further threads are worth their start.
 const SMALL: u64 = 1 << 20;
-/// Segments under way for each thread: one that it has, and one that waits for it.
-const EACH: usize = 2;
+/// Segments under way for each thread: one that it has, and some that wait, so that it does not: waking up takes as long as a segment.
+const EACH: usize = 4;
+/// Bytes under way at the most, where the segments are large.
+const HELD: usize = 64 << 20;
 
 /// What is done to a segment, where it is.
 pub(super) trait Work: Send + Sync + 'static {
@@ -106,9 +108,9 @@ impl<W: Work> Crew<W> {
         &self.shared.work
     }
 
-    /// How many threads there may be, the caller's among them. They start when there is enough to do.
-    pub(super) fn set_threads(&mut self, threads: usize) {
-        self.threads = threads.max(1);
+    /// How many threads there may be for segments of this size, the caller's among them. They start when there is enough to do.
+    pub(super) fn set_threads(&mut self, threads: usize, segment: usize) {
+        self.threads = threads.min(HELD / segment / EACH).max(1);
     }
 
     /// Whether another segment may go in: what is held is bounded by the threads, whatever the payload.
@@ -117,9 +119,9 @@ impl<W: Work> Crew<W> {
         self.under_way.len() < most
     }
 
-    /// Whether the caller may as well do the next segment: nobody else is there, or all others have something to do.
+    /// Whether the caller may as well do the next segment: nobody else is there, or enough waits for all others.
     pub(super) fn is_callers(&self) -> bool {
-        self.threads == 1 || (!self.helpers.is_empty() && self.shared.state().waiting.len() >= self.helpers.len())
+        self.threads == 1 || (!self.helpers.is_empty() && self.shared.state().waiting.len() > self.helpers.len())
     }
 
     /// A segment that the caller has done.
@@ -221,7 +223,7 @@ mod tests {
     fn segments_come_out_in_the_order_in_which_they_went_in() {
         for threads in [1, 2, 5] {
             let mut crew = Crew::new(Uneven);
-            crew.set_threads(threads);
+            crew.set_threads(threads, 40_000);
             let (mut most, mut came) = (0, 0);
             let mut check = |finished: Finished| {
                 assert_eq!(finished.segment.index, came);
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn what_is_cleared_does_not_come() {
         let mut crew = Crew::new(Uneven);
-        crew.set_threads(3);
+        crew.set_threads(3, 10);
         crew.total = SMALL;
         for index in 0..6 {
             crew.push(Segment { index, last: false, bytes: vec![0; 10] });
@@ -261,11 +263,20 @@ mod tests {
     #[test]
     fn small_payloads_start_no_thread() {
         let mut crew = Crew::new(Uneven);
-        crew.set_threads(8);
+        crew.set_threads(8, 1 << 16);
         for index in 0..16 {
             crew.push(Segment { index, last: false, bytes: vec![0; 1 << 16] });
             crew.pop(true).unwrap();
         }
         assert!(crew.helpers.is_empty());
+    }
+
+    #[test]
+    fn large_segments_have_fewer_threads() {
+        let mut crew = Crew::new(Uneven);
+        for (segment, threads) in [(1 << 12, 64), (1 << 20, 16), (1 << 22, 4), (1 << 24, 1)] {
+            crew.set_threads(64, segment);
+            assert_eq!(crew.threads, threads);
+        }
     }
 }

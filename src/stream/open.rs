@@ -74,8 +74,8 @@ impl<R: Read> OpenReader<R> {
         Ok(reader)
     }
 
-    /// Spreads the work over so many threads, the caller's among them, once the payload is larger than a mebibyte. What is held is two
-    /// segments for each thread.
+    /// Spreads the work over so many threads, the caller's among them, once the payload is larger than a mebibyte. What is held is four
+    /// segments for each thread, and 64 MiB at the most: where segments are large there are fewer threads.
     ///
     /// Then up to so many segments are read before the first of them is given: for files, and not for an input that comes in its
     /// own time.

@@ -324,7 +324,7 @@ impl Opening {
     }
 
     pub(super) fn set_threads(&mut self, threads: usize) {
-        self.crew.set_threads(threads);
+        self.crew.set_threads(threads, 1 << self.message.segment_log2);
     }
 
     pub(super) fn message(&self) -> &Message {

@@ -53,7 +53,8 @@ impl<W: Write> SealWriter<W> {
     }
 
     /// Spreads the work over so many threads, the caller's among them, once the payload is larger than a mebibyte. The bytes are the
-    /// same. What is held is two segments for each thread.
+    /// same. What is held is four segments for each thread, and 64 MiB at
+    /// the most: where segments are large there are fewer threads.
     ///
     /// A segment may then be written one `write` later than with one thread; `flush` waits for all that are full.
     #[must_use]

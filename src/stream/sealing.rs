@@ -22,8 +22,8 @@ pub(super) struct Sealing {
     crew: Crew<Seal>,
     /// Room for a prefix, and plaintext.
     gathered: Vec<u8>,
-    /// A buffer whose segment has been written.
-    spare: Vec<u8>,
+    /// Buffers whose segments have been written.
+    spare: Vec<Vec<u8>>,
     /// Plaintext bytes of a segment that is full.
     size: usize,
     /// The number of the segment that is gathered.
@@ -141,7 +141,7 @@ impl Sealing {
     }
 
     pub(super) fn set_threads(&mut self, threads: usize) {
-        self.crew.set_threads(threads);
+        self.crew.set_threads(threads, self.size);
     }
 
     /// Nothing can be sealed any more: an output has failed, or a nonce is used up.
@@ -226,7 +226,7 @@ impl Sealing {
 
     /// Takes a buffer back, whose bytes are no secret.
     pub(super) fn reuse(&mut self, buffer: Vec<u8>) {
-        self.spare = buffer;
+        self.spare.push(buffer);
     }
 
     /// The block as it is to be when everything has been written, with the proof where there is one.
@@ -255,7 +255,7 @@ impl Sealing {
     /// Sends what is gathered to be sealed.
     fn push(&mut self, last: bool) -> Result<(), SealError> {
         let index = self.next_index(last)?;
-        let mut next = std::mem::take(&mut self.spare);
+        let mut next = self.spare.pop().unwrap_or_default();
         next.clear();
         next.extend_from_slice(&[0; PREFIX_LEN]);
         let bytes = std::mem::replace(&mut self.gathered, next);
@@ -266,7 +266,7 @@ impl Sealing {
     /// Seals a whole segment, that others follow, from where it stands.
     fn push_from(&mut self, plaintext: &[u8]) -> Result<(), SealError> {
         let index = self.next_index(false)?;
-        let mut segment = Segment { index, last: false, bytes: std::mem::take(&mut self.spare) };
+        let mut segment = Segment { index, last: false, bytes: self.spare.pop().unwrap_or_default() };
         segment.bytes.reserve_exact((PREFIX_LEN + self.size + TAG_LEN).saturating_sub(segment.bytes.len()));
         let result = self.crew.work().run_from(plaintext, &mut segment);
         self.crew.push_done(Finished { segment, result });
