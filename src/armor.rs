@@ -1,4 +1,4 @@
-//! Envelopes as text (spec 12.2): lines that JSON, environment variables and mail leave as they are. The base64 is a library's.
+//! Envelopes as text (spec 12.5): lines that JSON, environment variables and mail leave as they are. The base64 is a library's.
 //!
 //! ```text
 //! -----BEGIN SEALWIRE ENVELOPE-----
@@ -161,7 +161,7 @@ impl<R: BufRead> ArmorReader<R> {
         Ok(line)
     }
 
-    /// Skips blank characters; fails where something else stands, unless that begins the text.
+    /// Skips blank characters, up to the limit. [ARM-2]
     fn skip_blanks(&mut self) -> io::Result<()> {
         let mut skipped = 0;
         loop {
@@ -179,7 +179,7 @@ impl<R: BufRead> ArmorReader<R> {
         }
     }
 
-    /// Makes the bytes of the next line ready; none at the end of the text.
+    /// Makes the bytes of the next line ready; none at the end of the text. [ARM-1]
     fn load(&mut self) -> io::Result<()> {
         if self.state == State::Before {
             self.skip_blanks()?;

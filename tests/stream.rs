@@ -237,7 +237,7 @@ fn ranges_are_those_of_the_payload() {
     }
 }
 
-/// A small range costs the first segment, the final one, and its own.
+/// A small range costs the first segment, the final one, and its own. Proves SEG-9.
 #[test]
 fn a_range_reads_three_segments() {
     let sealed = builder().build().unwrap().seal(b"", &payload(1 << 20)).unwrap();
@@ -250,7 +250,7 @@ fn a_range_reads_three_segments() {
     assert!(read.get() <= 153 + 12 + 3 * 4116, "{}", read.get());
 }
 
-/// What is cut off, or put on, is noticed by who asks for the end.
+/// What is cut off, or put on, is noticed by who asks for the end. Proves SEG-10.
 #[test]
 fn a_range_reader_notices_a_wrong_end() {
     let sealed = builder().build().unwrap().seal(b"", &payload(10_000)).unwrap();
@@ -506,7 +506,7 @@ fn a_block_and_its_message_may_be_kept_apart() {
     }
 }
 
-/// Many records name a few blocks: one for each life of a sealer. A rewrapped block keeps its name, and opens what it opened.
+/// Many records name a few blocks: one for each life of a sealer. A rewrapped block keeps its name, and opens what it opened. Proves DET-3.
 #[test]
 fn records_share_a_block() {
     let mut sealer = builder().reuse(Reuse { messages: 3, ..Reuse::default() }).build().unwrap();

@@ -263,3 +263,57 @@ impl Folder {
         taken.insert(name.to_owned(), n.saturating_add(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Proves XFR-5, XFR-8: pieces outside a file, and anything else inside one, are refused, and leave nothing behind.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn pieces_are_those_of_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path()).unwrap();
+        let begin = || Request::Begin { name: "../a".into() };
+        let piece = || Request::Piece { content: Bytes::from_static(b"four") };
+        let end = |size| Request::End { size };
+        let line = || Request::Line { ended: true, content: Bytes::new() };
+        let file = || Request::File { name: "b".into(), content: Bytes::new() };
+        for (requests, why) in [
+            (vec![piece()], "a piece of no file"),
+            (vec![end(0)], "a piece of no file"),
+            (vec![begin(), begin()], "in the middle"),
+            (vec![begin(), piece(), line()], "in the middle"),
+            (vec![begin(), file()], "in the middle"),
+            (vec![begin(), piece(), end(3)], "not its size"),
+            (vec![begin(), piece(), end(4), piece()], "a piece of no file"),
+        ] {
+            let mut inbox = Inbox::new(store.clone());
+            let mut last = Ok(None);
+            for request in requests {
+                assert!(last.is_ok());
+                last = inbox.take(request, 0).await;
+            }
+            let Err(Stop::Peer(failure)) = last else { panic!("{why}") };
+            assert!(failure.message.contains(why), "{}", failure.message);
+        }
+        assert_eq!(names(folder.path()), ["a"], "of the last one, before it went wrong");
+        let mut inbox = Inbox::new(store.clone());
+        inbox.take(begin(), 0).await.map_err(|_| "begin").unwrap();
+        for _ in 0..3 {
+            inbox.take(piece(), 0).await.map_err(|_| "piece").unwrap();
+            assert!(matches!(inbox.end(), Err(Stop::Peer(Failure { code: Code::Truncated, .. }))));
+            assert_eq!(names(folder.path()).len(), 2, "it has no name of its own yet");
+        }
+        assert_eq!(inbox.take(end(12), 0).await.map_err(|_| "end").unwrap(), Some(12));
+        assert!(inbox.end().is_ok());
+        assert_eq!(names(folder.path()), ["a", "a.2"]);
+        assert_eq!(std::fs::read(folder.path().join("a.2")).unwrap(), b"fourfourfour");
+    }
+}

@@ -249,7 +249,7 @@ impl Opener {
         Ok(Message::parse(envelope, &self.0.policy.limits)?)
     }
 
-    /// Opens a message whose DEK block was kept apart from it ([`Sealer::seal_detached`](crate::Sealer::seal_detached), spec 4.6). With
+    /// Opens a message whose DEK block was kept apart from it ([`Sealer::seal_detached`](crate::Sealer::seal_detached), spec 4.5). With
     /// the DEK in the cache it costs one AEAD call.
     ///
     /// # Errors

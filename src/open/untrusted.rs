@@ -37,7 +37,7 @@ impl<'a> Message<'a> {
         Self::parse_after(raw_block, block, envelope.get(raw_block.len()..).unwrap_or_default(), limits)
     }
 
-    /// Takes a message apart whose DEK block was kept apart from it (spec 4.6). Offsets count from the beginning of the block.
+    /// Takes a message apart whose DEK block was kept apart from it (spec 4.5). Offsets count from the beginning of the block.
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
@@ -45,7 +45,7 @@ impl<'a> Message<'a> {
         Self::parse_after(block, DekBlock::parse_alone(block, limits)?, message, limits)
     }
 
-    /// Head and segments, which are all that follows the block.
+    /// Head and segments, which are all that follows the block. [DET-1]
     fn parse_after(raw_block: &'a [u8], block: DekBlock<'a>, rest: &'a [u8], limits: &Limits) -> Result<Self, ParseError> {
         let head_at = raw_block.len();
         let mut reader = Reader::new(rest, len64(head_at));

@@ -149,7 +149,7 @@ impl Sealer {
         sealed
     }
 
-    /// Seals `payload` as a message whose DEK block is kept apart (spec 4.6): 32 bytes and the context on top of the payload.
+    /// Seals `payload` as a message whose DEK block is kept apart (spec 4.5): 32 bytes and the context on top of the payload.
     ///
     /// For many records under one stored block, as the rows of a table: whatever this gives as the block is stored once under its name,
     /// and each record names it. A sealer that takes up its next DEK, or that has just been built, gives another.

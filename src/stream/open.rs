@@ -54,7 +54,7 @@ impl<R: Read> OpenReader<R> {
         Self::begin(Beginning::new(opener, false), input)
     }
 
-    /// Begins with a message whose DEK block was kept apart (spec 4.6), and fills the input to its end.
+    /// Begins with a message whose DEK block was kept apart (spec 4.5), and fills the input to its end.
     ///
     /// # Errors
     /// As [`new`](Self::new). Offsets in errors count from the beginning of the block.

@@ -1,4 +1,4 @@
-//! Any range of a payload, without the rest of it (spec 14): the first segment is opened before, the final one before a length is
+//! Any range of a payload, without the rest of it (spec 5.5): the first segment is opened before, the final one before a length is
 //! told.
 
 use std::io::{self, SeekFrom};
@@ -225,7 +225,7 @@ impl Opening {
         self.go(to)
     }
 
-    /// Whether a prefix is what the length of the input asks for; otherwise something is missing, or too much.
+    /// Whether a prefix is what the length of the input asks for; otherwise something is missing, or too much. [SEG-10]
     fn expect(&self, known: &Known, prefix: SegmentPrefix) -> Result<(), OpenError> {
         let is_final = self.index + 1 == known.segments;
         let (end, here) = (self.message().front + self.consumed, known.len_of(self.index));
@@ -237,7 +237,7 @@ impl Opening {
         }
     }
 
-    /// Goes to a place in the payload; to where we are, if there is no such place.
+    /// Goes to a place in the payload [SEG-9], of which the first segment is open; to where we are, if there is no such place.
     fn go(&mut self, to: SeekFrom) -> Result<(), StreamError> {
         let Some(known) = self.known.take() else { return Err(OpenError::Failed.into()) };
         let here = self.position;

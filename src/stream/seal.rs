@@ -155,7 +155,7 @@ impl<W: Write> Write for SealWriter<W> {
     }
 }
 
-/// Seals what is written to it as one message whose DEK block is kept apart (spec 4.6): in a column of a database, in an object's
+/// Seals what is written to it as one message whose DEK block is kept apart (spec 4.5): in a column of a database, in an object's
 /// metadata. [`finish`](Self::finish) gives the block, also of a message that is signed as a whole.
 ///
 /// ```

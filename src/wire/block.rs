@@ -70,7 +70,7 @@ impl<'a> DekBlock<'a> {
         Ok((raw, block))
     }
 
-    /// Reads a block that is kept apart from its message (spec 4.6): `input` is it and nothing else.
+    /// Reads a block that is kept apart from its message (spec 4.5): `input` is it and nothing else.
     ///
     /// # Errors
     /// As [`parse`](Self::parse); [`ParseError::TrailingBytes`].
