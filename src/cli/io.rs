@@ -108,8 +108,10 @@ pub(super) fn cores() -> usize {
 pub(super) enum Source {
     /// A regular file of envelope bytes, and how many.
     File(File, u64),
-    /// Anything else, without its armor.
+    /// Anything else.
     Other(Box<dyn Read>),
+    /// The envelope in a text.
+    Armored(Box<dyn Read>),
 }
 
 impl Source {
@@ -133,21 +135,27 @@ impl Source {
         let n = file.read(&mut first)?;
         file.rewind()?;
         if is_armored(&first[..n]) {
-            return Ok(Self::Other(Box::new(ArmorReader::new(BufReader::with_capacity(64 * 1024, file)))));
+            return Ok(Self::Armored(Box::new(ArmorReader::new(BufReader::with_capacity(64 * 1024, file)))));
         }
         Ok(Self::File(file, meta.len()))
     }
 
     fn of(mut input: impl BufRead + 'static) -> io::Result<Self> {
-        let armored = is_armored(input.fill_buf()?);
-        Ok(Self::Other(if armored { Box::new(ArmorReader::new(input)) } else { Box::new(input) }))
+        if is_armored(input.fill_buf()?) {
+            return Ok(Self::Armored(Box::new(ArmorReader::new(input))));
+        }
+        Ok(Self::Other(Box::new(input)))
     }
 
     pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::File(_, len) => Some(*len),
-            Self::Other(_) => None,
+            Self::Other(_) | Self::Armored(_) => None,
         }
+    }
+
+    pub(super) fn is_armored(&self) -> bool {
+        matches!(self, Self::Armored(_))
     }
 }
 
@@ -155,7 +163,7 @@ impl Read for Source {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::File(file, _) => file.read(out),
-            Self::Other(bytes) => bytes.read(out),
+            Self::Other(bytes) | Self::Armored(bytes) => bytes.read(out),
         }
     }
 }

@@ -144,9 +144,9 @@ const SPOOL: &str = "a temporary file";
 fn seekable(source: Source, name: &str) -> Result<File, Failure> {
     match source {
         Source::File(file, _) => Ok(file),
-        Source::Other(mut bytes) => {
+        mut source => {
             let mut spool = spool()?;
-            let copied = copy(&mut bytes, &mut spool, &mut Progress::of(None));
+            let copied = copy(&mut source, &mut spool, &mut Progress::of(None));
             copied.map_err(|error| error.about(name, SPOOL))?;
             spool.rewind().map_err(|error| Failure::io(SPOOL, &error))?;
             Ok(spool)

@@ -1,8 +1,8 @@
 //! rewrap: a DEK block is written anew, and what follows it is copied.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read},
+    fs,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -10,13 +10,15 @@ use super::{
     Failure,
     args::{OutputArgs, RewrapArgs},
     fail::{Code, note, show},
-    io::{Output, input, is_dash},
+    io::{Output, Source, is_dash},
     keys::{read_keyring, recipients_named},
     replace::{Identity, Parked},
 };
 use crate::{
+    armor::ArmorWriter,
     keys::Keyring,
     rewrap::Rewrap,
+    stream::front::{Front, RawFront},
     wire::{DekBlock, Limits, MessageHead, Options, ParseError, Reader, SegmentPrefix, len64},
 };
 
@@ -79,34 +81,44 @@ struct Waiting {
 
 fn rewrap_file(file: &Path, output: &OutputArgs, keyring: &Keyring, change: &Rewrap) -> Result<Output, Failure> {
     let in_place = output.output.is_none() && !is_dash(file);
-    let (input, identity) = if in_place { regular_file(file)? } else { (input(file)?, None) };
-    let mut source = Source { input, at: 0 };
-    let raw = source.block()?;
+    let identity = if in_place { Some(regular_file(file)?) } else { None };
+    let mut input = Source::new(file)?;
+    let armored = input.is_armored();
+    let (raw, head) = read_front(&mut input)?;
     let (_, old) = DekBlock::parse(&raw, &Limits::default())?;
-    let head = source.head(old.options)?;
+    let head = head.map(|bytes| Head::new(bytes, &raw, old.options)).transpose()?;
     let block = change.block(&raw, keyring)?;
     let mut output = match identity {
         Some(identity) => Output::in_place_of(file, identity)?,
-        None => Output::new(output, true)?,
+        None => Output::new(output, !armored)?,
     };
-    output.write(&block)?;
-    if let Some(head) = head {
-        output.write(&head.bytes)?;
-        source.copy_segments(head.segment_log2, &mut output)?;
+    let name = output.name().to_owned();
+    let failed = |error: io::Error| Failure::io(&name, &error);
+    let mut write = |out: &mut dyn Write| {
+        out.write_all(&block).map_err(failed)?;
+        let Some(head) = &head else { return Ok(()) };
+        out.write_all(&head.bytes).map_err(failed)?;
+        Segments { input: &mut input, at: len64(raw.len() + head.bytes.len()) }.copy(head.segment_log2, out)
+    };
+    // What was text stays text.
+    if armored {
+        let mut armor = ArmorWriter::new(output.writer()).map_err(failed)?;
+        write(&mut armor)?;
+        armor.finish().map_err(failed)?;
+    } else {
+        write(output.writer())?;
     }
     warn(old.options);
     Ok(output)
 }
 
-/// A file that can be replaced, and which version of it this is. Asked before it is opened: opening a FIFO waits for a writer.
-fn regular_file(path: &Path) -> Result<(Box<dyn Read>, Option<Identity>), Failure> {
-    let failed = |error: io::Error| Failure::io("reading", &error);
-    if !fs::metadata(path).map_err(failed)?.is_file() {
+/// Which version of a file that can be replaced this is. Asked before it is opened: opening a FIFO waits for a writer.
+fn regular_file(path: &Path) -> Result<Identity, Failure> {
+    let meta = fs::metadata(path).map_err(|error| Failure::io("reading", &error))?;
+    if !meta.is_file() {
         return Err(Failure::usage("it is no regular file, and cannot be replaced; name an output with -o"));
     }
-    let file = File::open(path).map_err(failed)?;
-    let identity = Identity::of(&file.metadata().map_err(failed)?);
-    Ok((Box::new(file), Some(identity)))
+    Ok(Identity::of(&meta))
 }
 
 /// What becomes of a sender proof that does not cover the message.
@@ -116,60 +128,58 @@ fn warn(old: Options) {
     }
 }
 
+/// The DEK block, and the message head; `None` where the block stands alone.
+fn read_front(input: &mut Source) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
+    let mut front = Front::new(&Limits::default());
+    loop {
+        let n = match input.read(front.space()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(|error| Failure::io("reading", &error))?,
+        };
+        if let (0, Some(block)) = (n, front.block_alone()) {
+            return Ok((block.to_vec(), None));
+        }
+        if let Some(RawFront { block, head }) = front.came(n)? {
+            return Ok((block, Some(head)));
+        }
+    }
+}
+
 /// A message head as it was read.
 struct Head {
     bytes: Vec<u8>,
     segment_log2: u8,
 }
 
-/// An envelope, or a block alone, as it is read.
-struct Source {
-    input: Box<dyn Read>,
-    at: u64,
-}
-
-impl Source {
-    /// Up to `n` bytes; fewer at the end.
-    fn read_up_to(&mut self, n: usize, into: &mut Vec<u8>) -> Result<usize, Failure> {
-        let read = self.input.by_ref().take(len64(n)).read_to_end(into).map_err(|error| Failure::io("reading", &error))?;
-        self.at += len64(read);
-        Ok(read)
-    }
-
-    /// The whole DEK block; memory follows what is there.
-    fn block(&mut self) -> Result<Vec<u8>, Failure> {
-        let limits = Limits::default();
-        let mut raw = Vec::new();
-        self.read_up_to(8, &mut raw)?;
-        if let Some(len) = DekBlock::declared_len(&raw, &limits)? {
-            self.read_up_to(len.saturating_sub(raw.len()), &mut raw)?;
-        }
-        DekBlock::parse(&raw, &limits)?;
-        Ok(raw)
-    }
-
-    /// The message head; `None` where the block stands alone.
-    fn head(&mut self, options: Options) -> Result<Option<Head>, Failure> {
-        let base = self.at;
-        let mut bytes = Vec::new();
-        if self.read_up_to(12, &mut bytes)? == 0 {
-            return Ok(None);
-        }
-        if let Some(context_len) = bytes.get(10..12).and_then(|len| len.try_into().ok()).map(u16::from_be_bytes) {
-            self.read_up_to(context_len.into(), &mut bytes)?;
-        }
-        let limits = Limits::default();
-        let parsed = MessageHead::parse(&mut Reader::new(&bytes, base), &limits)?;
+impl Head {
+    fn new(bytes: Vec<u8>, block: &[u8], options: Options) -> Result<Self, Failure> {
+        let base = len64(block.len());
+        let parsed = MessageHead::parse(&mut Reader::new(&bytes, base), &Limits::default())?;
         parsed.check_under(options, base)?;
         if parsed.flags.channel {
             return Err(Failure::new(Code::Malformed, "it is a recorded channel; only single envelopes can be rewrapped"));
         }
         let segment_log2 = parsed.segment_log2;
-        Ok(Some(Head { bytes, segment_log2 }))
+        Ok(Self { bytes, segment_log2 })
+    }
+}
+
+/// What follows the head.
+struct Segments<'a> {
+    input: &'a mut Source,
+    at: u64,
+}
+
+impl Segments<'_> {
+    /// Up to `n` bytes; fewer at the end.
+    fn read_up_to(&mut self, n: u64, into: &mut Vec<u8>) -> Result<usize, Failure> {
+        let read = self.input.by_ref().take(n).read_to_end(into).map_err(|error| Failure::io("reading", &error))?;
+        self.at += len64(read);
+        Ok(read)
     }
 
     /// Copies the segments, whose order and lengths are looked at on the way, and sees that nothing follows.
-    fn copy_segments(&mut self, segment_log2: u8, output: &mut Output) -> Result<(), Failure> {
+    fn copy(mut self, segment_log2: u8, output: &mut dyn Write) -> Result<(), Failure> {
         for index in 0.. {
             if self.copy_segment(index, segment_log2, output)? {
                 break;
@@ -182,15 +192,16 @@ impl Source {
     }
 
     /// Copies one segment; tells whether it is the final one.
-    fn copy_segment(&mut self, index: u64, segment_log2: u8, output: &mut Output) -> Result<bool, Failure> {
+    fn copy_segment(&mut self, index: u64, segment_log2: u8, output: &mut dyn Write) -> Result<bool, Failure> {
         let at = self.at;
         let mut prefix = Vec::new();
         self.read_up_to(4, &mut prefix)?;
         let parsed = SegmentPrefix::parse(&mut Reader::new(&prefix, at), index, segment_log2)?;
-        output.write(&prefix)?;
+        let failed = |error: io::Error| Failure::io("copying", &error);
+        output.write_all(&prefix).map_err(failed)?;
         let needed = len64(parsed.body_len());
-        let copied = io::copy(&mut self.input.by_ref().take(needed), output.writer());
-        let available = copied.map_err(|error| Failure::io("copying", &error))?;
+        let copied = io::copy(&mut self.input.by_ref().take(needed), output);
+        let available = copied.map_err(failed)?;
         self.at += available;
         if available < needed {
             return Err(ParseError::Truncated { field: "segment", offset: at + 4, needed, available }.into());

@@ -5,6 +5,7 @@
 //! where ranges of it are read.
 
 mod crew;
+pub(crate) mod front;
 #[cfg(feature = "codec")]
 mod nonblocking;
 mod open;

@@ -11,6 +11,7 @@ use zeroize::Zeroize;
 use super::{
     StreamError,
     crew::{Crew, Segment, Work},
+    front::{Front, Intake, RawFront},
     range::{Errand, Known},
     unpad::{Given, Unpad},
 };
@@ -31,115 +32,36 @@ pub(super) enum Step {
     Ready,
 }
 
-/// What is being read of an input. Memory follows what is there, never the length that somebody announced.
-#[derive(Default)]
-pub(super) struct Intake {
-    /// What has come, and room behind it.
-    bytes: Vec<u8>,
-    have: usize,
-}
-
-/// Bytes that there may be room for before any of them have come: a segment of the usual size.
-const AT_ONCE: usize = (1 << 16) + 16;
-
-impl Intake {
-    fn len(&self) -> usize {
-        self.have
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.have]
-    }
-
-    fn clear(&mut self) {
-        self.have = 0;
-    }
-
-    /// What has come; the room is gone.
-    fn take(&mut self) -> Vec<u8> {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.truncate(std::mem::take(&mut self.have));
-        bytes
-    }
-
-    /// Where up to `n` bytes go.
-    fn space(&mut self, n: usize) -> &mut [u8] {
-        let end = self.have + n.min(AT_ONCE.max(self.have));
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        &mut self.bytes[self.have..end]
-    }
-}
-
-/// What was opened here is wiped.
-impl Drop for Intake {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
-    }
-}
-
 /// A message whose block and head are being read.
 pub(super) struct Beginning {
     opener: Opener,
     alone: bool,
-    /// The DEK block, once it is whole.
-    block: Option<Vec<u8>>,
-    intake: Intake,
-    wanted: usize,
+    front: Front,
 }
-
-const BLOCK_START: usize = 8;
-const HEAD_START: usize = 12;
 
 impl Beginning {
     /// `alone`: the input ends where the message does.
     pub(super) fn new(opener: &Opener, alone: bool) -> Self {
-        Self { opener: opener.clone(), alone, block: None, intake: Intake::default(), wanted: BLOCK_START }
+        Self { opener: opener.clone(), alone, front: Front::new(&opener.policy().limits) }
     }
 
     /// The message without its block, which is this.
     pub(super) fn after(opener: &Opener, block: &[u8]) -> Result<Self, OpenError> {
-        // [DET-2]
-        DekBlock::parse_alone(block, &opener.policy().limits)?;
-        Ok(Self { block: Some(block.to_vec()), wanted: HEAD_START, ..Self::new(opener, true) })
+        let front = Front::after(block, &opener.policy().limits)?;
+        Ok(Self { opener: opener.clone(), alone: true, front })
     }
 
     /// Where to read the next bytes to.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        self.intake.space(self.wanted.saturating_sub(self.intake.len()))
+        self.front.space()
     }
 
     /// So many bytes have been read there; none at the end of the input.
     pub(super) fn came(&mut self, n: usize) -> Result<Option<Opening>, OpenError> {
-        self.intake.have += n;
-        if n > 0 && self.intake.len() < self.wanted { Ok(None) } else { self.go_on() }
-    }
-
-    fn go_on(&mut self) -> Result<Option<Opening>, OpenError> {
-        let limits = &self.opener.policy().limits;
-        let ended = self.intake.len() < self.wanted;
-        let Some(block) = &self.block else {
-            let declared = DekBlock::declared_len(self.intake.bytes(), limits)?;
-            if let Some(len) = declared.filter(|len| *len > self.intake.len() && !ended) {
-                self.wanted = len;
-                return Ok(None);
-            }
-            DekBlock::parse(self.intake.bytes(), limits)?;
-            self.block = Some(self.intake.take());
-            self.wanted = HEAD_START;
-            return Ok(None);
-        };
-        let parsed = MessageHead::parse(&mut Reader::new(self.intake.bytes(), len64(block.len())), limits);
-        // Its fields are judged before the context is waited for.
-        if !ended
-            && ParseError::incomplete(parsed)?.is_none()
-            && let Some(context) = self.intake.bytes().get(10..12).and_then(|len| len.try_into().ok()).map(u16::from_be_bytes)
-        {
-            self.wanted = HEAD_START + usize::from(context);
-            return Ok(None);
+        match self.front.came(n)? {
+            Some(RawFront { block, head }) => Opening::new(&self.opener, &block, head, self.alone).map(Some),
+            None => Ok(None),
         }
-        Opening::new(&self.opener, block, self.intake.take(), self.alone).map(Some)
     }
 }
 
@@ -399,9 +321,8 @@ impl Opening {
 
     /// Where to read the next bytes to.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        if self.intake.bytes.is_empty() && self.ready.is_empty() {
-            // What is left in it is overwritten, and wiped at the end.
-            self.intake.bytes = std::mem::take(&mut self.ready).bytes;
+        if self.intake.is_bare() && self.ready.is_empty() {
+            self.intake.reuse(std::mem::take(&mut self.ready).bytes);
         }
         let wanted = self.wants().unwrap_or_default();
         self.intake.space(wanted)
@@ -409,7 +330,7 @@ impl Opening {
 
     /// So many bytes have been read there; none at the end of the input.
     pub(super) fn came(&mut self, n: usize) -> Result<(), StreamError> {
-        self.intake.have += n;
+        self.intake.came(n);
         if n > 0 && self.wants().is_some_and(|wanted| wanted > 0) { Ok(()) } else { self.go_on() }
     }
 
@@ -580,8 +501,8 @@ impl Opening {
 
     /// Keeps a buffer to read into, or wipes it.
     fn give_back(&mut self, mut buffer: Vec<u8>) {
-        if self.intake.bytes.is_empty() {
-            self.intake.bytes = buffer;
+        if self.intake.is_bare() {
+            self.intake.reuse(buffer);
         } else {
             buffer.zeroize();
         }
