@@ -50,6 +50,7 @@ fn seeds() {
         ("open", targets::open),
         ("operations", targets::operations),
         ("stream", targets::stream),
+        ("armor", targets::armor),
         ("rewrap", targets::rewrap),
         ("keyfile", targets::keyfile),
         ("pem", targets::pem),

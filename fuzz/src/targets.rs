@@ -1,19 +1,25 @@
 //! What each target asserts: an equation, never only that nothing panics. `tests/fuzz_seeds.rs` replays the seeds through
 //! these functions without a fuzzer.
 
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::{
+    io::{BufReader, Cursor, Read, Seek, SeekFrom, Write},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::BytesMut;
 use sealwire::{
     ChannelOpener, Cmk, Keyring, Limits, Opened, Opener, Recipient, Rewrap, Role, SenderKey,
     Standing::{Anonymous, Origin, SignedRewrapped},
     VerifyingKey,
+    armor::{ArmorReader, ArmorWriter},
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec},
     keys,
-    stream::OpenReader,
+    stream::{AsyncOpenReader, OpenReader, StreamError},
     untrusted::Message,
     wire::{DekBlock, inspect::Inspector},
 };
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::codec::Decoder;
 
 use super::{channel, edit, envelopes, opener, pieces, slow, vectors};
@@ -99,29 +105,78 @@ pub fn open(data: &[u8]) {
     assert_eq!(format!("{opened:?}"), format!("{in_place:?}"));
 }
 
-/// A reader of streams opens what a one-shot call opens, and nothing else; what it gives is always the beginning of what was sent, and
-/// a range of it is that range.
+/// A reader of streams opens what a one-shot call opens, and nothing else, with the block in front or apart from it, blocking or not;
+/// what it gives is always the beginning of what was sent, and a range of it is that range.
 pub fn stream(data: &[u8]) {
     let Some(([kind, piece, at], rest)) = data.split_first_chunk::<3>() else { return };
     let (genuine, payload) = &envelopes()[usize::from(*kind) % envelopes().len()];
     let bytes = edit(genuine, rest);
-    let (mut got, mut buffer) = (Vec::new(), vec![0; usize::from(*piece) * 20 + 1]);
-    let read = OpenReader::new(&opener(), &bytes[..]).map_err(|_| ()).and_then(|mut reader| {
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(n) => got.extend(&buffer[..n]),
-                Err(_) => return Err(()),
-            }
-        }
-    });
+    let n = usize::from(*piece) * 20 + 1;
+    let (got, whole) = drain(OpenReader::new(&opener(), &bytes[..]), n);
     assert!(payload.starts_with(&got));
-    assert_eq!((read.is_ok(), &got == payload && read.is_ok()), (&bytes == genuine, &bytes == genuine));
+    assert_eq!((whole, &got == payload && whole), (&bytes == genuine, &bytes == genuine));
+    // Cursors are always ready.
+    let nonblocking =
+        Box::pin(AsyncOpenReader::new(&opener(), Cursor::new(&bytes))).as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(nonblocking) = nonblocking else { panic!("a cursor is ready") };
+    assert_eq!(drain(nonblocking.map(Ready), n), (got.clone(), whole));
+    if let Ok((block, _)) = DekBlock::parse(&bytes, &Limits::default()) {
+        let message = &bytes[block.len()..];
+        assert_eq!(drain(OpenReader::detached(&opener(), block, message), n), (got, whole));
+        let (apart, joined) = (opener().open_detached(block, message), opener().open(&bytes));
+        assert_eq!(format!("{apart:?}"), format!("{joined:?}"));
+    }
     let Ok(mut reader) = OpenReader::new(&opener(), Cursor::new(&bytes)) else { return };
-    let place = usize::from(*at) * 20;
+    let (place, mut buffer) = (usize::from(*at) * 20, vec![0; n]);
     if reader.seek(SeekFrom::Start(place as u64)).is_ok() && reader.read_to_end(&mut Vec::new()).is_ok() {
         let n = reader.seek(SeekFrom::Start(place as u64)).and_then(|_| reader.read(&mut buffer)).unwrap();
         assert_eq!(buffer[..n], payload[place.min(payload.len())..][..n]);
+    }
+}
+
+/// What a reader gives, read `n` bytes at a time, and whether it came to its end.
+fn drain(reader: Result<impl Read, StreamError>, n: usize) -> (Vec<u8>, bool) {
+    let (mut got, mut buffer) = (Vec::new(), vec![0; n]);
+    let Ok(mut reader) = reader else { return (got, false) };
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return (got, true),
+            Ok(n) => got.extend(&buffer[..n]),
+            Err(_) => return (got, false),
+        }
+    }
+}
+
+/// A reader that never waits.
+struct Ready<R>(R);
+
+impl<R: AsyncRead + Unpin> Read for Ready<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let mut out = ReadBuf::new(out);
+        match Pin::new(&mut self.0).poll_read(&mut Context::from_waker(Waker::noop()), &mut out) {
+            Poll::Ready(read) => read.map(|()| out.filled().len()),
+            Poll::Pending => panic!("a cursor is ready"),
+        }
+    }
+}
+
+/// read(text) = Ok(x)  =>  write(x) = text, but for line ends and what is blank around it; and read(write(x)) = x
+pub fn armor(data: &[u8]) {
+    let Some(([piece], rest)) = data.split_first_chunk::<1>() else { return };
+    let write = |bytes: &[u8]| {
+        let mut writer = ArmorWriter::new(Vec::new()).unwrap();
+        bytes.chunks(usize::from(*piece) + 1).for_each(|piece| writer.write_all(piece).unwrap());
+        writer.finish().unwrap()
+    };
+    let read = |text: &[u8]| {
+        let mut bytes = Vec::new();
+        ArmorReader::new(BufReader::with_capacity(usize::from(*piece) + 1, text)).read_to_end(&mut bytes).map(|_| bytes)
+    };
+    assert_eq!(read(&write(rest)).unwrap(), rest);
+    for text in [rest, &edit(&write(&envelopes()[0].0), rest)] {
+        let Ok(bytes) = read(text) else { continue };
+        let text = std::str::from_utf8(text).unwrap().replace("\r\n", "\n");
+        assert_eq!(write(&bytes).trim_ascii_end(), text.trim_ascii().as_bytes());
     }
 }
 
