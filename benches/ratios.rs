@@ -3,7 +3,7 @@
 
 use std::{
     hint::black_box,
-    io::{Cursor, Read, Write},
+    io::{Cursor, Read, Seek, SeekFrom, Write},
     time::Instant,
 };
 
@@ -77,6 +77,7 @@ fn main() {
     rows.push(seal_fresh());
     rows.push(open_fresh());
     rows.extend(streams(std::env::args().any(|arg| arg == "--gib")));
+    rows.push(read_a_part());
     rows.push(seal_to_many());
     rows.push(open_as_the_last());
     rows.extend(large_keyrings());
@@ -223,6 +224,26 @@ fn rewrap_header() -> Row {
     };
     let name = "rewrap a header to one more / X25519 key generation + 2 DHs";
     pair(name, Some(1.3), 50, &mut || drop(black_box(change.block(&envelope[..153], &keyring).unwrap())), &mut bare)
+}
+
+/// 4 KiB at a random place of a payload that nobody has begun to read.
+fn read_a_part() -> Row {
+    const LEN: usize = 64 << 20;
+    let cmk = Cmk::generate().unwrap();
+    let mut sealer = Sealer::builder().to(cmk.recipient().clone()).build().unwrap();
+    let mut writer = SealWriter::new(&mut sealer, b"", Vec::new()).unwrap();
+    writer.write_all(&vec![7; LEN]).unwrap();
+    let sealed = writer.finish().unwrap();
+    let opener = Opener::new(Keyring::from(cmk));
+    let mut part = || {
+        let place = u64::from_be_bytes(*random().first_chunk().unwrap()) % (LEN as u64 - 4096);
+        let mut reader = OpenReader::new(&opener, Cursor::new(&sealed)).unwrap();
+        reader.seek(SeekFrom::Start(place)).unwrap();
+        reader.read_exact(black_box(&mut [0; 4096])).unwrap();
+    };
+    let mut one = bare_aead(65_536);
+    let mut bare = || (0..3).for_each(|_| one());
+    pair("open 4 KiB somewhere in a stream / AEAD over three segments", Some(1.3), 10, &mut part, &mut bare)
 }
 
 /// A stream from memory to memory, beside the AEAD on buffers of 64 KiB, by one thread and by two. The first bound is that of 0.9

@@ -116,15 +116,14 @@ impl Message {
     fn open_range(&self, args: &OpenArgs, range: PayloadRange, mut output: Option<Output>) -> Result<(), Failure> {
         let file = seekable(Source::new(&args.input)?, &self.name)?;
         let mut reader = self.begin(file).map_err(|error| self.about(error))?;
-        let len = reader.payload_len().map_err(|error| self.about(error))?;
         let PayloadRange { start, end } = range;
-        let end = end.unwrap_or(len);
-        if start > end || end > len {
-            return Err(Failure::usage(format!("--range: the payload has {len} bytes, and no range {range}")).about(&self.name));
-        }
+        let end = match end {
+            Some(end) => end,
+            None => reader.payload_len().map_err(|error| self.about(error))?.max(start),
+        };
         reader.seek(SeekFrom::Start(start)).map_err(|error| self.about(StreamError::of(error)))?;
         let sender = reader.sender();
-        let mut part = reader.take(end - start);
+        let mut part = reader.by_ref().take(end - start);
         let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
         let mut progress = Progress::of(Some(end - start)).hidden_if(matches!(output, Some(Output::Stream(..))));
         let copied = match &mut output {
@@ -133,6 +132,11 @@ impl Message {
         };
         copied.map_err(|error| error.about(&self.name, &target))?;
         drop(progress);
+        let missing = part.limit();
+        let len = if missing == 0 && start < end { end } else { reader.payload_len().map_err(|error| self.about(error))? };
+        if missing > 0 || start > len {
+            return Err(Failure::usage(format!("--range: the payload has {len} bytes, and no range {range}")).about(&self.name));
+        }
         tell_sender(args.check, sender);
         output.map_or(Ok(()), Output::finish)
     }

@@ -103,6 +103,7 @@ impl Front {
     }
 
     /// The block, where nothing has come behind it.
+    #[cfg(feature = "cli")]
     pub(crate) fn block_alone(&self) -> Option<&[u8]> {
         self.block.as_deref().filter(|_| self.intake.len() == 0)
     }

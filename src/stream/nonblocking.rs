@@ -292,7 +292,7 @@ impl<R: AsyncRead + AsyncSeek + Unpin> AsyncOpenReader<R> {
     /// [`OpenError`]; the input's own errors.
     pub async fn payload_len(&mut self) -> Result<u64, StreamError> {
         if self.core.known.is_none() {
-            self.core.begin_seek(SeekFrom::Current(0))?;
+            self.core.begin_measure()?;
             poll_fn(|context| self.poll_go(context)).await?;
         }
         self.core.known.as_ref().map(|known| known.payload).ok_or(OpenError::Failed.into())

@@ -176,7 +176,8 @@ impl<R: Read + Seek> OpenReader<R> {
     pub fn verified(opener: &Opener, input: R) -> Result<Self, StreamError> {
         let mut reader = Self::new(opener, input)?;
         if reader.core.message().is_signed() {
-            reader.go(SeekFrom::Start(0))?;
+            reader.core.begin_seek(SeekFrom::Start(0))?;
+            reader.go()?;
         }
         Ok(reader)
     }
@@ -187,13 +188,14 @@ impl<R: Read + Seek> OpenReader<R> {
     /// [`OpenError`]; the input's own errors.
     pub fn payload_len(&mut self) -> Result<u64, StreamError> {
         if self.core.known.is_none() {
-            self.go(SeekFrom::Current(0))?;
+            self.core.begin_measure()?;
+            self.go()?;
         }
         self.core.known.as_ref().map(|known| known.payload).ok_or(OpenError::Failed.into())
     }
 
-    fn go(&mut self, to: SeekFrom) -> Result<u64, StreamError> {
-        self.core.begin_seek(to)?;
+    /// Goes on with what was begun, to its end.
+    fn go(&mut self) -> Result<u64, StreamError> {
         while let Some(step) = self.core.errand_step() {
             match step {
                 Step::Read => self.fill()?,
@@ -223,6 +225,6 @@ impl<R: Read> Read for OpenReader<R> {
 
 impl<R: Read + Seek> Seek for OpenReader<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.go(to).map_err(StreamError::into_io)
+        self.core.begin_seek(to).and_then(|()| self.go()).map_err(StreamError::into_io)
     }
 }

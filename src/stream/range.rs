@@ -60,11 +60,12 @@ impl Known {
 /// What is on its way for a seek.
 pub(super) enum Errand {
     None,
-    /// Where does the input stand?
+    /// Where does the input stand? `survey`: the end is to be looked at, whether the way there needs it or not.
     Here {
         to: SeekFrom,
+        survey: bool,
     },
-    /// Where does it end?
+    /// Where does the input end?
     End {
         to: SeekFrom,
         body_at: u64,
@@ -76,10 +77,16 @@ pub(super) enum Errand {
         part: Part,
         sought: bool,
     },
-    /// The way to where something is to be given from.
+    /// The way to where something is to be given from, the end being known.
     Way {
         known: Known,
         segment: u64,
+    },
+    /// The way to a segment that is there if the payload is so long.
+    Leap {
+        body_at: u64,
+        segment: u64,
+        sought: bool,
     },
 }
 
@@ -109,11 +116,21 @@ impl Opening {
         if self.known.is_some() {
             return self.go(to);
         }
+        self.begin(to, false)
+    }
+
+    /// Begins to look at the end.
+    pub(super) fn begin_measure(&mut self) -> Result<(), StreamError> {
+        self.check_alive()?;
+        self.begin(SeekFrom::Current(0), true)
+    }
+
+    fn begin(&mut self, to: SeekFrom, survey: bool) -> Result<(), StreamError> {
         if !self.message().alone {
             let why = "the message's end is not the input's, so its length is not known before it is read";
             return Err(io::Error::new(io::ErrorKind::Unsupported, why).into());
         }
-        self.errand = Errand::Here { to };
+        self.errand = Errand::Here { to, survey };
         Ok(())
     }
 
@@ -124,10 +141,13 @@ impl Opening {
             Errand::Here { .. } => Some(Step::Seek(SeekFrom::Current(0))),
             Errand::End { .. } => Some(Step::Seek(SeekFrom::End(0))),
             Errand::Way { known, segment } => Some(Step::Seek(SeekFrom::Start(known.body_at + known.before(*segment)))),
+            Errand::Leap { body_at, segment, sought: false } => {
+                Some(Step::Seek(SeekFrom::Start(body_at + segment * self.message().step())))
+            }
             Errand::Survey { known, part, sought: false, .. } => {
                 Some(Step::Seek(SeekFrom::Start(known.body_at + known.before(part.first(known)))))
             }
-            Errand::Survey { .. } => Some(Step::Read),
+            Errand::Leap { .. } | Errand::Survey { .. } => Some(Step::Read),
         }
     }
 
@@ -136,11 +156,12 @@ impl Opening {
         self.check_alive()?;
         let gone = match std::mem::replace(&mut self.errand, Errand::None) {
             Errand::None => Ok(()),
-            Errand::Here { to } => match place.checked_sub(self.read_so_far()) {
-                Some(body_at) => {
+            Errand::Here { to, survey } => match place.checked_sub(self.read_so_far()) {
+                Some(body_at) if survey => {
                     self.errand = Errand::End { to, body_at };
                     Ok(())
                 }
+                Some(body_at) => self.leap(to, body_at),
                 None => Err(io::Error::from(io::ErrorKind::InvalidInput).into()),
             },
             Errand::End { to, body_at } => self.begin_survey(to, body_at, place),
@@ -155,14 +176,45 @@ impl Opening {
                 self.known = Some(known);
                 Ok(())
             }
+            Errand::Leap { body_at, segment, .. } => {
+                self.read_from(segment, segment * self.message().step());
+                self.errand = Errand::Leap { body_at, segment, sought: true };
+                Ok(())
+            }
         };
         gone.or_else(|error| self.fail(error))
     }
 
+    /// Goes to a place without a look at the end, where a segment says by itself what is there: not under a proof that covers all of
+    /// them, and not where some of it may be padding.
+    fn leap(&mut self, to: SeekFrom, body_at: u64) -> Result<(), StreamError> {
+        let there = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(_) => None,
+        };
+        let message = self.message();
+        let log2 = message.segment_log2;
+        match there.filter(|position| position >> log2 < MAX_SEGMENTS && !message.is_signed() && !message.padded) {
+            Some(position) => {
+                self.give_from(position, usize::try_from(position % (1 << log2)).unwrap_or_default(), false);
+                self.errand = Errand::Leap { body_at, segment: position >> log2, sought: false };
+            }
+            None => self.errand = Errand::End { to, body_at },
+        }
+        Ok(())
+    }
+
+    /// The input ends where a leap was to find a segment: whether the payload does too, the end must tell.
+    pub(super) fn leapt_too_far(&mut self) -> bool {
+        let Errand::Leap { body_at, .. } = self.errand else { return false };
+        self.errand = Errand::End { to: SeekFrom::Start(self.position), body_at };
+        true
+    }
+
     fn begin_survey(&mut self, to: SeekFrom, body_at: u64, end: u64) -> Result<(), StreamError> {
         let message = self.message();
-        let (segment_log2, front) = (message.segment_log2, message.front);
-        let step = (1u64 << segment_log2) + 20;
+        let (segment_log2, front, step) = (message.segment_log2, message.front, message.step());
         let body = end.saturating_sub(body_at);
         let segments = body.div_ceil(step).max(1);
         // [SEG-5]
