@@ -37,6 +37,20 @@ impl AeadKey {
             Self::ChaCha20Poly1305(key) => key.open(nonce, aad, text, tag),
         }
     }
+
+    /// The same from `from` to `to`, of the same length; on failure nothing is written.
+    pub(crate) fn open_from(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        from: &[u8],
+        to: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), Refused> {
+        match self {
+            Self::ChaCha20Poly1305(key) => key.open_from(nonce, aad, from, to, tag),
+        }
+    }
 }
 
 /// `seq 8 ‖ (segment·2 + final) 4` (spec 5.3). [KEY-7] `segment` is below 2^31.

@@ -96,6 +96,17 @@ impl Schedule {
     pub(crate) fn open_segment(&self, at: SegmentAt, aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
         self.payload.open(&at.nonce()?, aad, text, tag)
     }
+
+    /// Decrypts a segment without AAD on its way from `from` to `to`, of the same length; on failure nothing is written.
+    pub(crate) fn open_segment_from(
+        &self,
+        at: SegmentAt,
+        from: &[u8],
+        to: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), Refused> {
+        self.payload.open_from(&at.nonce()?, &[], from, to, tag)
+    }
 }
 
 /// Which segment of which message: all that a nonce is made of.

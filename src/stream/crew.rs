@@ -119,6 +119,11 @@ impl<W: Work> Crew<W> {
         self.under_way.len() < most
     }
 
+    /// Whether the caller does all the work.
+    pub(super) fn is_alone(&self) -> bool {
+        self.threads == 1
+    }
+
     /// Whether the caller may as well do the next segment: nobody else is there, or enough waits for all others.
     pub(super) fn is_callers(&self) -> bool {
         self.threads == 1 || (!self.helpers.is_empty() && self.shared.state().waiting.len() > self.helpers.len())
@@ -136,11 +141,26 @@ impl<W: Work> Crew<W> {
         if self.threads > 1 && self.helpers.is_empty() && self.total > SMALL {
             self.start();
         }
-        if self.helpers.is_empty() {
+        if self.threads > 1 && self.helpers.is_empty() {
             return self.shared.run(segment);
         }
         self.shared.state().waiting.push_back(segment);
-        self.shared.more.notify_one();
+        if !self.helpers.is_empty() {
+            self.shared.more.notify_one();
+        }
+    }
+
+    /// A segment that waits for the caller alone, and may as well be done elsewhere; `fits` says which.
+    pub(super) fn take_waiting(&mut self, fits: impl Fn(&Segment) -> bool) -> Option<Segment> {
+        if self.threads > 1 {
+            return None;
+        }
+        let mut state = self.shared.state();
+        let segment = if state.waiting.front().is_some_and(fits) { state.waiting.pop_front() } else { None };
+        if segment.is_some() {
+            self.under_way.pop_front();
+        }
+        segment
     }
 
     /// Starts the threads; with fewer of them, or none, it is only slower.
@@ -162,8 +182,8 @@ impl<W: Work> Crew<W> {
     /// `wait` it does neither. `None` where nothing is under way.
     pub(super) fn pop(&mut self, wait: bool) -> Option<Finished> {
         let next = *self.under_way.front()?;
-        // Helpers do not survive a fork, and are not waited for.
-        let wait = wait && self.process == Process::current();
+        // Helpers do not survive a fork, and are not waited for; where there are none, there is nothing to wait for.
+        let wait = self.helpers.is_empty() || (wait && self.process == Process::current());
         loop {
             let mut state = self.shared.state();
             if let Some(at) = state.done.iter().position(|done| done.segment.index == next) {

@@ -333,7 +333,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for AsyncOpenReader<R> {
         self.core.check_alive().map_err(StreamError::into_io)?;
         self.check_no_seek()?;
         loop {
-            let n = self.core.take(out.initialize_unfilled());
+            let n = self.core.take(out.initialize_unfilled()).map_err(StreamError::into_io)?;
             out.advance(n);
             if n > 0 || out.remaining() == 0 || self.core.is_done() {
                 return Poll::Ready(Ok(()));

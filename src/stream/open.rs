@@ -214,7 +214,7 @@ impl<R: Read> Read for OpenReader<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.core.check_alive().map_err(StreamError::into_io)?;
         loop {
-            let n = self.core.take(out);
+            let n = self.core.take(out).map_err(StreamError::into_io)?;
             if n > 0 || out.is_empty() || self.core.is_done() {
                 return Ok(n);
             }

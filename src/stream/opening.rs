@@ -19,7 +19,7 @@ use crate::{
     crypto::{Refused, backend::Hash, proof::Covers, schedule::SegmentAt},
     keys::Fingerprint,
     open::{OpenError, Opener, Receipt, Sender, Unlocked},
-    wire::{DekBlock, LimitExceeded, MessageHead, ParseError, Reader, SegmentPrefix, index, len64},
+    wire::{DekBlock, LimitExceeded, MessageHead, ParseError, Reader, SegmentPrefix, TAG_LEN, index, len64},
 };
 
 /// What a reader does next.
@@ -86,6 +86,8 @@ pub(super) struct Opening {
     ready: Ready,
     /// Plaintext bytes of the next segment that a seek has gone past.
     skip: usize,
+    /// Whether the next segment has been read, and may be opened on its way to who asks for it.
+    is_waiting: bool,
     /// Whether there is nothing behind what is ready.
     done: bool,
     /// Segments that have been opened, from the first on, without a gap.
@@ -240,6 +242,7 @@ impl Opening {
             position: 0,
             ready: Ready::default(),
             skip: 0,
+            is_waiting: false,
             done: false,
             opened_through: 0,
             receipt: None,
@@ -302,7 +305,7 @@ impl Opening {
             return Ok(step);
         }
         loop {
-            if self.done || !self.ready.is_empty() {
+            if self.done || !self.ready.is_empty() || self.is_waiting {
                 return Ok(Step::Ready);
             }
             // Whether the message has ended is known before its final segment is given, whatever is under way.
@@ -340,10 +343,33 @@ impl Opening {
     }
 
     /// Moves as much plaintext as there is, and fits.
-    pub(super) fn take(&mut self, out: &mut [u8]) -> usize {
+    pub(super) fn take(&mut self, out: &mut [u8]) -> Result<usize, StreamError> {
+        if std::mem::take(&mut self.is_waiting) {
+            let fits = |segment: &Segment| segment.bytes.len() <= out.len().saturating_add(TAG_LEN);
+            match self.crew.take_waiting(fits) {
+                Some(segment) => return self.open_into(segment, out).or_else(|error| self.fail(error)),
+                None => self.next_segment()?,
+            }
+        }
         let n = self.ready.take(out);
         self.position += len64(n);
-        n
+        Ok(n)
+    }
+
+    /// Opens a segment on its way to who asked for it: its plaintext is written once.
+    fn open_into(&mut self, mut segment: Segment, out: &mut [u8]) -> Result<usize, OpenError> {
+        let (index, wrong) = (segment.index, OpenError::Segment { index: segment.index });
+        let (text, tag) = segment.bytes.split_last_chunk::<TAG_LEN>().ok_or(wrong.clone())?;
+        let at = SegmentAt { seq: self.message.seq, index, last: segment.last };
+        let n = text.len();
+        // [SEG-6]
+        self.message.unlocked.schedule.open_segment_from(at, text, &mut out[..n], tag).map_err(|_| wrong)?;
+        if self.opened_through == index {
+            self.opened_through += 1;
+        }
+        self.position += len64(n);
+        self.give_back(std::mem::take(&mut segment.bytes));
+        Ok(n)
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -423,6 +449,9 @@ impl Opening {
             // Where the end is known, so is what is behind it.
             self.stage = if self.message.alone && self.known.is_none() { Stage::Behind } else { Stage::Over };
         }
+        // The first one is opened when the reader is made; the final one tells more; and of others a part may not be asked for.
+        let whole = self.index > 0 && !prefix.last && !self.message.padded && self.skip == 0;
+        self.is_waiting = whole && self.crew.is_alone();
         let bytes = self.intake.take();
         self.crew.push(Segment { index: self.index, last: prefix.last, bytes });
         self.index += 1;
@@ -535,6 +564,7 @@ impl Opening {
     /// Goes on reading at the beginning of a segment, whose place in the input the reader has gone to.
     pub(super) fn read_from(&mut self, segment: u64, consumed: u64) {
         self.crew.clear();
+        self.is_waiting = false;
         self.intake.clear();
         (self.stage, self.stop) = (Stage::Prefix, None);
         (self.index, self.consumed) = (segment, consumed);
@@ -543,6 +573,7 @@ impl Opening {
     /// Gives from a place in the payload on: `skip` bytes into the next segment, or at the end.
     pub(super) fn give_from(&mut self, position: u64, skip: usize, done: bool) {
         self.set_ready(Ready::default());
+        self.is_waiting = false;
         (self.position, self.skip, self.done) = (position, skip, done);
     }
 

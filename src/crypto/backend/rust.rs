@@ -41,6 +41,19 @@ impl ChaCha {
     pub(crate) fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
         self.0.decrypt_inout_detached(nonce.into(), aad, InOutBuf::from(text), tag.into()).map_err(|_| Refused)
     }
+
+    /// The same from `from` to `to`, of the same length; on failure nothing is written.
+    pub(crate) fn open_from(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        from: &[u8],
+        to: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), Refused> {
+        let text = InOutBuf::new(from, to).map_err(|_| Refused)?;
+        self.0.decrypt_inout_detached(nonce.into(), aad, text, tag.into()).map_err(|_| Refused)
+    }
 }
 
 /// The X25519 public key of a secret.
