@@ -42,10 +42,20 @@ fn senders_and_rewraps_run() {
     assert_eq!(said.lines().filter(|line| *line == "minutes").count(), 2, "{said}");
 }
 
+#[test]
+fn files_of_any_size_run() {
+    let (worked, said) = run(&(blocks("sh")[2].clone() + "\ncmp image.raw back.raw && wc -c part && ls -A"));
+    assert!(worked, "{said}");
+    for wanted in ["image.raw\n", "a secret for a form\n", "4096 part\n"] {
+        assert!(said.contains(wanted), "{said}");
+    }
+    assert!(!said.contains(".part"), "{said}");
+}
+
 /// The other commands are those that CI runs: here it is checked that they are what the README says.
 #[test]
 fn the_other_commands_are_those_of_ci() {
-    let others = &blocks("sh")[2..];
+    let others = &blocks("sh")[3..];
     assert_eq!(others, ["cargo run --release --features cli -- demo", "tests/run"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let ci = fs::read_to_string(root.join(".ci/run")).unwrap();
@@ -57,7 +67,7 @@ fn the_other_commands_are_those_of_ci() {
 /// The Rust of the README is compiled and run as doc tests of this crate (`src/lib.rs`).
 #[test]
 fn the_rust_is_a_doc_test() {
-    assert_eq!(blocks("rust").len(), 3);
+    assert_eq!(blocks("rust").len(), 4);
     let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     assert!(lib.contains("include_str!(\"../README.md\")"));
 }
