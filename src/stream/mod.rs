@@ -58,3 +58,9 @@ impl StreamError {
         error.downcast().unwrap_or_else(Self::Io)
     }
 }
+
+impl From<StreamError> for std::io::Error {
+    fn from(error: StreamError) -> Self {
+        error.into_io()
+    }
+}
