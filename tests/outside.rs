@@ -23,6 +23,7 @@ fn main() {
     let programs = [
         trial("keys of OpenSSL", "openssl", runs("openssl"), openssl_keys),
         trial("binary output on a terminal", "script", runs("script"), terminal),
+        trial("progress on a terminal", "script", runs("script"), progress),
     ];
     libtest_mimic::run(&Arguments::from_args(), vectors.into_iter().chain(programs).collect()).exit();
 }
@@ -144,5 +145,24 @@ fn terminal() -> Result<(), Failed> {
     let (code, said) = on_a_terminal(&format!("seal -r {} -o -", to.trim()))?;
     assert_eq!(code, Some(0));
     assert!(said.starts_with("SWE"), "{said:?}");
+    Ok(())
+}
+
+/// Work that takes long has a bar on a terminal, with a rate; in a pipe nothing is said.
+fn progress() -> Result<(), Failed> {
+    let folder = tempfile::TempDir::new()?;
+    let folder = folder.path();
+    output(program(folder).args(["keygen", "-o", "k"]))?;
+    let to = output(program(folder).args(["recipient", "k"]))?;
+    let slow = "(head -c 200000 /dev/zero; sleep 0.6; head -c 200000 /dev/zero)";
+    let line = format!("{slow} | {} seal -r {} -o sealed", env!("CARGO_BIN_EXE_sealwire"), to.trim());
+    let on_a_terminal =
+        Command::new("script").args(["-qec", &line, "/dev/null"]).current_dir(folder).stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&on_a_terminal.stdout).into_owned();
+    assert!(said.contains("KiB") && said.contains("/s"), "{said:?}");
+    std::fs::remove_file(folder.join("sealed"))?;
+    let in_a_pipe = Command::new("sh").args(["-c", &line]).current_dir(folder).output()?;
+    assert!(in_a_pipe.status.success());
+    assert_eq!((in_a_pipe.stdout, in_a_pipe.stderr), (Vec::new(), Vec::new()));
     Ok(())
 }
