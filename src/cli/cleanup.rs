@@ -37,35 +37,53 @@ impl Drop for Doomed {
 /// From now on a signal that ends the program removes what is doomed first. The exit code is the shell's for that signal: 128 and
 /// its number.
 pub(super) fn on_signals() {
-    let watcher = std::thread::Builder::new().name("signals".into());
     // Without it a signal ends the program as it always does, and leaves a file that is not whole.
-    let _ = watcher.spawn(|| {
-        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build()
-            && let Ok(number) = runtime.block_on(next_signal())
-        {
-            // Whatever is made from here on waits for ever, and so is not left behind either.
-            let doomed = doomed();
-            for path in &*doomed {
-                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-            }
-            std::process::exit(128 + number);
+    let Ok((runtime, next)) = listening() else { return };
+    let watcher = std::thread::Builder::new().name("signals".into());
+    let _ = watcher.spawn(move || {
+        let number = runtime.block_on(next);
+        // Whatever is made from here on waits for ever, and so is not left behind either.
+        let doomed = doomed();
+        for path in &*doomed {
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }
+        std::process::exit(128 + number);
     });
 }
 
+/// What waits for signals. When this returns none is lost any more: it comes before anything is made.
+fn listening() -> io::Result<(tokio::runtime::Runtime, impl Future<Output = i32>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let next = {
+        let _inside = runtime.enter();
+        next_signal()?
+    };
+    Ok((runtime, next))
+}
+
 #[cfg(unix)]
-async fn next_signal() -> io::Result<i32> {
+fn next_signal() -> io::Result<impl Future<Output = i32>> {
     use tokio::signal::unix::{SignalKind, signal};
     let [hangup, interrupt, terminate] = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
     let (mut hung_up, mut interrupted, mut terminated) = (signal(hangup)?, signal(interrupt)?, signal(terminate)?);
-    Ok(tokio::select! {
-        _ = hung_up.recv() => hangup.as_raw_value(),
-        _ = interrupted.recv() => interrupt.as_raw_value(),
-        _ = terminated.recv() => terminate.as_raw_value(),
+    // A file that may not grow further is an error of the write then, like a full disk, and no end of the program.
+    let too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+    Ok(async move {
+        let _kept = too_large;
+        tokio::select! {
+            _ = hung_up.recv() => hangup.as_raw_value(),
+            _ = interrupted.recv() => interrupt.as_raw_value(),
+            _ = terminated.recv() => terminate.as_raw_value(),
+        }
     })
 }
 
 #[cfg(not(unix))]
-async fn next_signal() -> io::Result<i32> {
-    tokio::signal::ctrl_c().await.map(|()| 2)
+fn next_signal() -> io::Result<impl Future<Output = i32>> {
+    Ok(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        2
+    })
 }
