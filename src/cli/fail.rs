@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    armor::ArmorError,
     codec::CodecError,
     keys::KeyError,
     open::OpenError,
@@ -46,7 +47,7 @@ impl Failure {
     }
 
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
-        Self::new(Code::Io, format!("{what}: {error}"))
+        Self::new(code_of(error), format!("{what}: {error}"))
     }
 
     /// The same, about a file or connection.
@@ -79,6 +80,20 @@ pub(crate) fn show(path: &Path) -> String {
         return "standard input".into();
     }
     escape(path.as_os_str().as_encoded_bytes())
+}
+
+/// A text that is no armor comes as a failure to read it, and is none of the system's.
+fn code_of(error: &io::Error) -> Code {
+    match error.get_ref() {
+        Some(inner) if inner.is::<ArmorError>() => {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                Code::Truncated
+            } else {
+                Code::Malformed
+            }
+        }
+        _ => Code::Io,
+    }
 }
 
 impl From<ParseError> for Failure {
@@ -131,7 +146,7 @@ impl From<StreamError> for Failure {
         match error {
             StreamError::Open(error) => error.into(),
             StreamError::Seal(error) => error.into(),
-            StreamError::Io(error) => Self::new(Code::Io, error.to_string()),
+            StreamError::Io(error) => Self::new(code_of(&error), error.to_string()),
         }
     }
 }
