@@ -183,8 +183,10 @@ impl<R: BufRead> ArmorReader<R> {
     fn load(&mut self) -> io::Result<()> {
         if self.state == State::Before {
             self.skip_blanks()?;
-            if self.next_line()? != BEGIN.as_bytes() {
-                return self.wrong("is not -----BEGIN SEALWIRE ENVELOPE-----");
+            let line = self.next_line()?;
+            if line != BEGIN.as_bytes() {
+                let cut = self.is_cut(&line, BEGIN)?;
+                return self.wrong(if cut { CUT } else { "is not -----BEGIN SEALWIRE ENVELOPE-----" });
             }
             self.line += 1;
             self.state = State::Inside;
@@ -193,8 +195,10 @@ impl<R: BufRead> ArmorReader<R> {
         if line == END.as_bytes() {
             return self.end();
         }
+        if self.is_cut(&line, END)? {
+            return self.wrong(CUT);
+        }
         match line.len() {
-            0 if self.input.fill_buf()?.is_empty() => return self.wrong(CUT),
             _ if self.state == State::Short => return self.wrong("follows one that was shorter than the others"),
             1..=WIDTH => {}
             _ => return self.wrong("is not of 64 characters at the most"),
@@ -212,6 +216,11 @@ impl<R: BufRead> ArmorReader<R> {
         self.at = 0;
         self.line += 1;
         Ok(())
+    }
+
+    /// Whether a line is the beginning of one that was to be there, and the last thing that is.
+    fn is_cut(&mut self, line: &[u8], whole: &str) -> io::Result<bool> {
+        Ok(whole.as_bytes().starts_with(line) && self.input.fill_buf()?.is_empty())
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -324,7 +333,7 @@ mod tests {
         for cut in 34..good.len() - 1 {
             assert!(read(&good.as_bytes()[..cut]).is_err(), "{cut}");
         }
-        for cut in [34, 34 + 65, 34 + 65 + 10, 34 + 2 * 65] {
+        for cut in [0, 10, 34, 34 + 65, 34 + 65 + 10, 34 + 2 * 65, good.len() - 30, good.len() - 5] {
             assert_eq!(read(&good.as_bytes()[..cut]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "{cut}");
         }
         assert!(read(b"").is_err());

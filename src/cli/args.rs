@@ -191,6 +191,13 @@ pub(crate) struct From {
     pub(crate) accept: Vec<Standing>,
 }
 
+impl From {
+    /// Those that are files.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.senders.iter().map(PathBuf::from).collect()
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct RewrapArgs {
     #[command(flatten)]

@@ -37,7 +37,9 @@ fn write_report(bytes: &[u8], json: bool, out: &mut impl Write) -> std::io::Resu
     }
     let mut error = None;
     let mut before = "{ \"messages\": [";
-    for message in Inspector::new(bytes, &Limits::default()) {
+    // What was read fits in memory already.
+    let limits = Limits { message: len64(bytes.len()), ..Limits::default() };
+    for message in Inspector::new(bytes, &limits) {
         match message {
             Ok(message) if json => write!(out, "{before}\n{:#}", message_json(kind_name(message.kind), &message))?,
             Ok(message) => out.write_all(message_text(kind_name(message.kind), &message).as_bytes())?,

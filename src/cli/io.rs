@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, BufRead, BufReader, IsTerminal, Read, Seek, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -35,6 +35,11 @@ pub(super) fn input_len(path: &Path) -> Option<u64> {
     metadata(path, Way::In).filter(Metadata::is_file).map(|meta| meta.len())
 }
 
+/// Which version of a file the input is, where it is one.
+pub(super) fn input_version(path: &Path) -> Option<Identity> {
+    metadata(path, Way::In).filter(Metadata::is_file).as_ref().map(Identity::of)
+}
+
 /// Which of the standard ones `-` is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -63,40 +68,47 @@ fn metadata(path: &Path, way: Way) -> Option<Metadata> {
     }
 }
 
-/// Whether what is read is the regular file that is written, however both are spelled.
-fn is_same(input: &Path, output: &Path) -> bool {
-    match (metadata(input, Way::In), metadata(output, Way::Out)) {
-        (Some(input), Some(output)) => input.is_file() && Identity::of(&input).is_same_place(&Identity::of(&output)),
-        _ => false,
-    }
-}
-
 /// The output of a command; never the file that is read.
 pub(super) fn output_beside(input: &Path, args: &OutputArgs, binary: bool) -> Result<Output, Failure> {
-    if is_same(input, args.output.as_deref().unwrap_or(Path::new("-"))) {
+    if is_one_file((input, Way::In), (output_path(args), Way::Out)) {
         return Err(Failure::usage(format!("{} is both input and output", show(input))));
     }
     Output::new(args, binary)
 }
 
-/// Refuses a third file that is one of the others, or is to be.
-pub(super) fn check_apart(option: &str, path: &Path, others: [Option<&Path>; 2]) -> Result<(), Failure> {
-    let full = |path: &Path| {
-        let folder = fs::canonicalize(folder_of(path)).ok()?;
-        Some(folder.join(path.file_name()?))
+/// Whether two paths lead to one regular file, or would.
+fn is_one_file((one, one_way): (&Path, Way), (other, other_way): (&Path, Way)) -> bool {
+    let full = |path: &Path| Some(fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?));
+    let same_place = match (metadata(one, one_way), metadata(other, other_way)) {
+        (Some(one), Some(other)) => one.is_file() && Identity::of(&one).is_same_place(&Identity::of(&other)),
+        _ => false,
     };
-    let [input, output] = others;
-    let clash = |other: &Path, way| {
-        let same_place = match (metadata(path, way), metadata(other, way)) {
-            (Some(a), Some(b)) => a.is_file() && Identity::of(&a).is_same_place(&Identity::of(&b)),
-            _ => false,
-        };
-        same_place || path == other || (!is_dash(other) && full(path).is_some() && full(path) == full(other))
-    };
-    if input.is_some_and(|input| clash(input, Way::In)) || output.is_some_and(|output| clash(output, Way::Out)) {
+    match (is_dash(one), is_dash(other)) {
+        (true, true) => same_place || one_way == other_way,
+        (false, false) => same_place || (full(one).is_some() && full(one) == full(other)),
+        _ => same_place,
+    }
+}
+
+fn output_path(args: &OutputArgs) -> &Path {
+    args.output.as_deref().unwrap_or(Path::new("-"))
+}
+
+/// Refuses a third file that is the input or the output, or is to be.
+pub(super) fn check_apart(option: &str, path: &Path, input: &Path, output: &OutputArgs) -> Result<(), Failure> {
+    let way = if is_dash(path) { Way::In } else { Way::Out };
+    if is_one_file((path, way), (input, Way::In)) || is_one_file((path, way), (output_path(output), Way::Out)) {
         return Err(Failure::usage(format!("{option}: {} is also the input or the output", show(path))));
     }
     Ok(())
+}
+
+/// Refuses an output that is a key file which the command reads.
+pub(super) fn check_keys_apart<'a>(keys: impl IntoIterator<Item = &'a PathBuf>, output: &OutputArgs) -> Result<(), Failure> {
+    match keys.into_iter().find(|key| key.exists() && is_one_file((key, Way::In), (output_path(output), Way::Out))) {
+        Some(key) => Err(Failure::usage(format!("{} holds a key, and is the output", show(key)))),
+        None => Ok(()),
+    }
 }
 
 /// How many threads are worth having.
@@ -181,6 +193,18 @@ pub(super) fn lines(path: &Path) -> Result<BufReader<Box<dyn Read>>, Failure> {
     Ok(BufReader::with_capacity(64 * 1024, input(path)?))
 }
 
+/// Standard output as it is: what Rust makes of it holds the last line back.
+fn stdout() -> Box<dyn Write> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        if let Ok(fd) = io::stdout().as_fd().try_clone_to_owned() {
+            return Box::new(File::from(fd));
+        }
+    }
+    Box::new(io::stdout().lock())
+}
+
 /// Where a command writes. Dropped without [`finish`](Self::finish), a file leaves nothing behind.
 pub(super) enum Output {
     /// Standard output, or something that cannot be replaced: a device, a FIFO.
@@ -197,7 +221,7 @@ impl Output {
                 "the output is binary and standard output is a terminal; name a file with -o, or insist with -o -",
             )),
             Some(path) if !is_dash(path) => Self::file(path, args.force),
-            _ => Ok(Self::Stream(Box::new(io::stdout().lock()), "standard output".into())),
+            _ => Ok(Self::Stream(stdout(), "standard output".into())),
         }
     }
 

@@ -13,14 +13,14 @@ use super::{
     args::{OpenArgs, PayloadRange},
     copy::{CHUNK, Progress, copy, spool},
     fail::{Code, note, show},
-    io::{Output, Source, check_apart, cores, input, output_beside, read_up_to},
+    io::{Output, Source, check_apart, check_keys_apart, cores, input, output_beside, read_up_to},
     keys::{read_keyring, read_senders},
 };
 use crate::{
     channel::{ChannelOpener, Role},
     open::{ExpectedContext, Opener, Policy, Sender},
     stream::{OpenReader, StreamError},
-    wire::{Limits, SEGMENT_LOG2_MAX},
+    wire::{DekBlock, Limits, SEGMENT_LOG2_MAX, index, len64},
 };
 
 pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
@@ -30,8 +30,9 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
     let policy = Policy { context, limits, senders: read_senders(&args.from)?, ..Policy::default() };
     let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).build();
     if let Some(header) = &args.detached {
-        check_apart("--detached", header, [Some(args.input.as_path()), args.output.output.as_deref()])?;
+        check_apart("--detached", header, &args.input, &args.output)?;
     }
+    check_keys_apart(args.keys.keys.iter().chain(&args.from.files()), &args.output)?;
     let output = if args.check { None } else { Some(output_beside(&args.input, &args.output, false)?) };
     if args.channel {
         return open_channel(args, opener, output);
@@ -46,7 +47,10 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
 
 /// A DEK block that was kept apart.
 fn read_block(header: &Path, policy: &Policy) -> Result<Vec<u8>, Failure> {
-    read_up_to(header, policy.limits.block)
+    let block = read_up_to(header, policy.limits.block)?;
+    // What is wrong with it is told of it, and not of the message.
+    DekBlock::parse_alone(&block, &policy.limits).map_err(|error| Failure::from(error).about(show(header)))?;
+    Ok(block)
 }
 
 /// What is to be opened, and with what.
@@ -117,31 +121,42 @@ impl Message {
         let file = seekable(Source::new(&args.input)?, &self.name)?;
         let mut reader = self.begin(file).map_err(|error| self.about(error))?;
         let PayloadRange { start, end } = range;
-        let end = match end {
-            Some(end) => end,
-            None => reader.payload_len().map_err(|error| self.about(error))?.max(start),
-        };
-        reader.seek(SeekFrom::Start(start)).map_err(|error| self.about(StreamError::of(error)))?;
+        // Of a small range the first and its own segments are read, and nothing is given before it is there. For a larger one, or one whose end
+        // is left out, the end is asked.
+        let small = end.map(|end| end - start).filter(|len| (1..=len64(SMALL)).contains(len));
+        let len = if small.is_some() { None } else { Some(reader.payload_len().map_err(|error| self.about(error))?) };
+        let outside =
+            |len: u64| Failure::usage(format!("--range: the payload has {len} bytes, and no range {range}")).about(&self.name);
+        if let Some(len) = len
+            && (start > len || end.is_some_and(|end| end > len))
+        {
+            return Err(outside(len));
+        }
+        let wanted = small.or(len.map(|len| end.unwrap_or(len) - start)).unwrap_or_default();
+        let read_failed = |error| self.about(StreamError::of(error));
+        reader.seek(SeekFrom::Start(start)).map_err(read_failed)?;
+        let mut held = Vec::new();
+        if small.is_some() && reader.by_ref().take(wanted).read_to_end(&mut held).map_err(read_failed)? < index(wanted) {
+            return Err(outside(reader.payload_len().map_err(|error| self.about(error))?));
+        }
         let sender = reader.sender();
-        let mut part = reader.by_ref().take(end - start);
         let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
-        let mut progress = Progress::of(Some(end - start)).hidden_if(matches!(output, Some(Output::Stream(..))));
+        let mut progress = Progress::of(Some(wanted)).hidden_if(matches!(output, Some(Output::Stream(..))));
+        let left = wanted - len64(held.len());
+        let mut part = io::Cursor::new(held).chain(reader.take(left));
         let copied = match &mut output {
             Some(output) => copy(&mut part, output.writer(), &mut progress),
             None => copy(&mut part, &mut io::sink(), &mut progress),
         };
         copied.map_err(|error| error.about(&self.name, &target))?;
         drop(progress);
-        let missing = part.limit();
-        let len = if missing == 0 && start < end { end } else { reader.payload_len().map_err(|error| self.about(error))? };
-        if missing > 0 || start > len {
-            return Err(Failure::usage(format!("--range: the payload has {len} bytes, and no range {range}")).about(&self.name));
-        }
         tell_sender(args.check, sender);
         output.map_or(Ok(()), Output::finish)
     }
 }
 
+/// Bytes of a range that are held in memory.
+const SMALL: usize = 1 << 20;
 const SPOOL: &str = "a temporary file";
 
 /// A file that is the input, or has what came from it.
@@ -202,24 +217,30 @@ fn tell_sender(check: bool, sender: Option<Sender>) {
 fn open_channel(args: &OpenArgs, opener: Opener, mut output: Option<Output>) -> Result<(), Failure> {
     let mut channel = ChannelOpener::new(opener, Role::Acceptor, b"");
     let mut reader = input(&args.input)?;
-    let (mut buffer, mut chunk) = (BytesMut::new(), vec![0; CHUNK]);
+    let (mut buffer, mut chunk, mut text) = (BytesMut::new(), vec![0; CHUNK], Vec::new());
     let about = |failure: Failure| failure.about(show(&args.input));
     loop {
         let read = reader.read(&mut chunk).map_err(|error| Failure::io(show(&args.input), &error))?;
         buffer.extend_from_slice(&chunk[..read]);
         while let Some(opened) = channel.next(&mut buffer).map_err(|error| about(error.into()))? {
-            if let Some(output) = &mut output {
-                output.write(&opened.payload)?;
-                output.write(b"\n")?;
+            text.extend_from_slice(&opened.payload);
+            text.push(b'\n');
+            if text.len() >= CHUNK {
+                put(&mut output, &mut text)?;
             }
         }
-        if let Some(output) = &mut output {
-            output.flush()?;
-        }
+        put(&mut output, &mut text)?;
         if read == 0 {
             break;
         }
     }
     channel.end(&buffer).map_err(|error| about(error.into()))?;
     output.map_or(Ok(()), Output::finish)
+}
+
+/// Writes what has gathered.
+fn put(output: &mut Option<Output>, text: &mut Vec<u8>) -> Result<(), Failure> {
+    let written = output.as_mut().map_or(Ok(()), |output| output.write(text));
+    text.clear();
+    written
 }

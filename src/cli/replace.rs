@@ -9,7 +9,11 @@ use std::{
 
 use tempfile::{NamedTempFile, TempPath};
 
-use super::{Failure, cleanup::Doomed, fail::show};
+use super::{
+    Failure,
+    cleanup::{Doomed, finishing},
+    fail::show,
+};
 
 /// A file under another name in the same folder, until it is whole. Dropped before, it leaves nothing behind.
 pub(super) struct Replacement {
@@ -70,6 +74,7 @@ impl Replacement {
     /// Makes it appear, whole and on the disk.
     pub(super) fn finish(self) -> Result<(), Failure> {
         let parked = self.park()?;
+        finishing();
         File::open(&parked.temporary)
             .and_then(|file| file.sync_all())
             .map_err(|error| Failure::io(show(&parked.path), &error))?;
@@ -98,6 +103,7 @@ impl Parked {
     /// Makes all of them appear, each whole, and on the disk when this returns; tells which did not.
     pub(super) fn finish_all(files: Vec<Self>) -> Vec<Failure> {
         let (mut failures, mut folders) = (Vec::new(), Vec::new());
+        finishing();
         for file in sync_data(files, &mut failures) {
             match file.persist() {
                 Ok(folder) if !folders.contains(&folder) => folders.push(folder),
@@ -113,14 +119,45 @@ impl Parked {
         failures
     }
 
+    /// Makes two appear that are of no use without each other. When the second cannot, it stays under its other name.
+    pub(super) fn finish_both(self, second: Self) -> Result<(), Failure> {
+        finishing();
+        let mut failures = Vec::new();
+        let mut both = sync_data(vec![self, second], &mut failures).into_iter();
+        let (Some(first), Some(second)) = (both.next(), both.next()) else {
+            return failures.pop().map_or(Ok(()), Err);
+        };
+        let done = first.path.clone();
+        let folder = first.persist()?;
+        let place = second.path.clone();
+        let (other_folder, kept) = match second.try_persist() {
+            Ok(folder) => (folder, None),
+            Err((failure, temporary)) => {
+                let kept = temporary.and_then(|temporary| temporary.keep().ok());
+                let where_it_is = kept.map_or_else(|| "lost".into(), |path| format!("in {}", show(&path)));
+                let what = format!("{}; it belongs to {}, which is there, and is {where_it_is}", failure.message, show(&done));
+                (folder_of(&place).to_owned(), Some(Failure::new(failure.code, what)))
+            }
+        };
+        for folder in [folder, other_folder] {
+            sync_folder(&folder).map_err(|error| Failure::io(show(&folder), &error))?;
+        }
+        kept.map_or(Ok(()), Err)
+    }
+
     /// Takes its place; tells in which folder.
     fn persist(self) -> Result<PathBuf, Failure> {
+        self.try_persist().map_err(|(failure, _)| failure)
+    }
+
+    /// The same; what could not take its place is given back, where it is still there.
+    fn try_persist(self) -> Result<PathBuf, (Failure, Option<TempPath>)> {
         let Self { temporary, path, over, _doomed } = self;
         if let Over::This(read) = &over
             && fs::metadata(&path).is_ok_and(|now| Identity::of(&now) != *read)
         {
             let why = "it was changed while it was read; what was made of its old version is thrown away";
-            return Err(Failure::new(super::fail::Code::Io, format!("{}: {why}", show(&path))));
+            return Err((Failure::new(super::fail::Code::Io, format!("{}: {why}", show(&path))), None));
         }
         let persisted = match over {
             Over::Nothing => temporary.persist_noclobber(&path),
@@ -128,8 +165,8 @@ impl Parked {
         };
         match persisted {
             Ok(()) => Ok(folder_of(&path).to_owned()),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists(&path)),
-            Err(error) => Err(Failure::io(show(&path), &error.error)),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err((exists(&path), Some(error.path))),
+            Err(error) => Err((Failure::io(show(&path), &error.error), Some(error.path))),
         }
     }
 }

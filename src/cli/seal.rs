@@ -11,11 +11,11 @@ use super::{
     Failure,
     args::SealArgs,
     copy::{CHUNK, Copying, Progress, copy, spool},
-    fail::show,
-    io::{Output, check_apart, cores, input, input_len, lines, output_beside},
+    fail::{note, show},
+    io::{Output, check_apart, check_keys_apart, cores, input, input_len, input_version, is_dash, lines, output_beside},
     keys::{read_recipients, read_sender_key},
     lines::next_line,
-    replace::Parked,
+    replace::{Identity, Parked},
 };
 use crate::{
     armor::ArmorWriter,
@@ -36,6 +36,7 @@ pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
         sealer = if args.channel { sealer.sign_with(key) } else { sealer.sign_messages_with(key) };
     }
     let sealer = sealer.build()?;
+    check_keys_apart(args.to.lists.iter().chain(&args.sign_with), &args.output)?;
     match &args.detached {
         _ if args.channel => seal_channel(args, sealer),
         Some(header) => seal_detached(args, header, sealer),
@@ -44,21 +45,29 @@ pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
 }
 
 /// A payload on its way into a message.
-struct Payload {
+struct Payload<'a> {
     bytes: Box<dyn Read>,
+    path: &'a Path,
+    version: Option<Identity>,
     name: String,
     progress: Progress,
 }
 
-impl Payload {
-    fn new(args: &SealArgs, output: &Output) -> Result<Self, Failure> {
+impl<'a> Payload<'a> {
+    fn new(args: &'a SealArgs, output: &Output) -> Result<Self, Failure> {
         let to_terminal = matches!(output, Output::Stream(..)) && std::io::stdout().is_terminal();
         let progress = Progress::of(input_len(&args.input)).hidden_if(to_terminal);
-        Ok(Self { bytes: input(&args.input)?, name: show(&args.input), progress })
+        let (path, version) = (args.input.as_path(), input_version(&args.input));
+        Ok(Self { bytes: input(path)?, path, version, name: show(path), progress })
     }
 
     fn copy_to(&mut self, target: &mut dyn Write) -> Result<(), Copying> {
-        copy(&mut self.bytes, target, &mut self.progress)
+        copy(&mut self.bytes, target, &mut self.progress)?;
+        // Half of what was sealed may be of another version than the rest.
+        if self.version.is_some() && input_version(self.path) != self.version {
+            note(&format!("warning: {} was changed while it was read", self.name));
+        }
+        Ok(())
     }
 }
 
@@ -90,7 +99,7 @@ fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
     output.finish()
 }
 
-fn seal_into<W: Write>(began: Result<SealWriter<W>, StreamError>, payload: &mut Payload) -> Result<W, Copying> {
+fn seal_into<W: Write>(began: Result<SealWriter<W>, StreamError>, payload: &mut Payload<'_>) -> Result<W, Copying> {
     let mut writer = began.map_err(Copying::ending)?.threads(cores());
     payload.copy_to(&mut writer)?;
     writer.finish().map_err(Copying::ending)
@@ -112,7 +121,10 @@ fn pass_on(sealed: &mut dyn Read, armor: bool, out: &mut dyn Write) -> Result<()
 
 /// Seals the input as one message whose DEK block has a file of its own. Both appear when both are whole.
 fn seal_detached(args: &SealArgs, header: &Path, mut sealer: Sealer) -> Result<(), Failure> {
-    check_apart("--detached", header, [Some(args.input.as_path()), args.output.output.as_deref()])?;
+    if is_dash(header) {
+        return Err(Failure::usage("--detached: the DEK block needs a file of its own; name it"));
+    }
+    check_apart("--detached", header, &args.input, &args.output)?;
     let mut output = output_beside(&args.input, &args.output, true)?;
     let mut block_output = Output::file(header, args.output.force)?;
     let mut payload = Payload::new(args, &output)?;
@@ -124,8 +136,10 @@ fn seal_detached(args: &SealArgs, header: &Path, mut sealer: Sealer) -> Result<(
         writer.finish().map(|(_, block)| block).map_err(Copying::ending)
     });
     block_output.write(&sealed.map_err(|error| error.about(&payload.name, &target))?)?;
-    let parked = [output.park()?, block_output.park()?];
-    Parked::finish_all(parked.into_iter().flatten().collect()).into_iter().try_for_each(Err)
+    match (output.park()?, block_output.park()?) {
+        (Some(message), Some(block)) => message.finish_both(block),
+        (message, block) => Parked::finish_all([message, block].into_iter().flatten().collect()).into_iter().try_for_each(Err),
+    }
 }
 
 fn seal_channel(args: &SealArgs, sealer: Sealer) -> Result<(), Failure> {
