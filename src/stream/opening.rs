@@ -13,7 +13,7 @@ use super::{
     crew::{Crew, Segment, Work},
     front::{Front, Intake, RawFront},
     range::{Errand, Known},
-    unpad::{Given, Unpad},
+    unpad::Unpad,
 };
 use crate::{
     crypto::{Refused, backend::Hash, proof::Covers, schedule::SegmentAt},
@@ -491,8 +491,9 @@ impl Opening {
         let body = std::mem::take(&mut finished.segment.bytes);
         match &mut self.unpad {
             Some(unpad) => {
-                let Given { zeros, bytes } = unpad.push(&body);
-                self.set_ready(Ready { zeros, bytes, ..Ready::default() });
+                let mut bytes = std::mem::take(&mut self.ready.bytes);
+                let zeros = unpad.push(&body, &mut bytes);
+                self.ready = Ready { zeros, bytes, ..Ready::default() };
                 self.give_back(body);
             }
             None => {

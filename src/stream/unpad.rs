@@ -19,27 +19,25 @@ pub(super) struct Unpad {
     total: u64,
 }
 
-/// What can be given: so many zeros, and then bytes.
-#[derive(Default)]
-pub(super) struct Given {
-    pub(super) zeros: u64,
-    pub(super) bytes: Vec<u8>,
-}
-
 impl Unpad {
-    pub(super) fn push(&mut self, plaintext: &[u8]) -> Given {
+    /// Takes the next plaintext; what can be given is so many zeros, and then `out`, whose buffer is used again.
+    pub(super) fn push(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> u64 {
         self.total += plaintext.len() as u64;
-        let mut all = std::mem::take(&mut self.tail);
-        all.extend_from_slice(plaintext);
-        self.tail = all.split_off(all.len().saturating_sub(8));
-        let Some(last) = all.iter().rposition(|byte| *byte != 0) else {
-            self.zeros += all.len() as u64;
-            return Given::default();
+        out.clear();
+        // Growing would leave plaintext behind in the old place; it is as large as it can be the first time.
+        out.reserve(self.tail.len() + plaintext.len());
+        out.append(&mut self.tail);
+        out.extend_from_slice(plaintext);
+        self.tail = out.split_off(out.len().saturating_sub(8));
+        let Some(last) = out.iter().rposition(|byte| *byte != 0) else {
+            self.zeros += out.len() as u64;
+            out.clear();
+            return 0;
         };
-        let zeros = std::mem::replace(&mut self.zeros, (all.len() - last - 1) as u64);
-        all.truncate(last + 1);
-        self.given += zeros + all.len() as u64;
-        Given { zeros, bytes: all }
+        let zeros = std::mem::replace(&mut self.zeros, (out.len() - last - 1) as u64);
+        out.truncate(last + 1);
+        self.given += zeros + out.len() as u64;
+        zeros
     }
 
     /// The zeros that are left of the payload once the plaintext has ended.
