@@ -154,7 +154,7 @@ def parse_envelope(reader):                       # 2: the block and the head of
 def join(block, message):                         # 4.5: answers the envelope that they are [DET-1]
     reader = Reader(block)
     parse_block(reader)
-    reader.refuse_if(reader.left(), "malformed", f"[DET-2] {reader.left()} bytes behind the block")
+    reader.refuse_if(reader.left(), "trailing", f"[DET-2] {reader.left()} bytes behind the block")
     return block + message
 
 # ==== 5 segments
@@ -636,7 +636,7 @@ WHOLE, CUT = re.compile(UP_TO_END + END + rb"(?:\r?\n)?" + BLANKS), re.compile(U
 def write_armor(data):
     return b"\n".join([BEGIN, *(base64.b64encode(data[i:i + 48]) for i in range(0, len(data), 48)), END, b""])
 def read_armor(text):                             # the line in which a text is cut may be anything
-    whole, cut = WHOLE.fullmatch(text), CUT.fullmatch(text) or BEGIN.startswith(re.sub(rb"\A" + BLANKS, b"", text))
+    whole, cut = WHOLE.fullmatch(text), CUT.fullmatch(text) or (BEGIN + b"\r").startswith(re.sub(rb"\A" + BLANKS, b"", text))
     refuse_if(not whole, "truncated" if cut else "malformed", "[ARM-1] [ARM-2] lines, or what stands around them")
     data = base64.b64decode(whole[1])             # which passes over the ends of lines
     canonical = base64.b64encode(data) == b"".join(whole[1].split())
