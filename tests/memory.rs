@@ -5,13 +5,14 @@ use std::{
     cell::Cell,
     fs::{self, File},
     hint::black_box,
+    io::Read,
     os::unix::fs::FileExt,
     thread,
 };
 
 use bytes::BytesMut;
 use kit::{TestRng, scenarios};
-use sealwire::{ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, Limits, Opener, Policy, Role, Sealer};
+use sealwire::{ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, Limits, Opener, Policy, Role, Sealer, armor::ArmorReader};
 
 mod kit;
 
@@ -61,6 +62,8 @@ fn peak<T>(run: impl FnOnce() -> T) -> usize {
 fn read(scenario: &scenarios::Scenario, opener: &Opener, bytes: &[u8]) {
     let role = match scenario.way {
         scenarios::Way::Envelope => return drop(opener.open(bytes)),
+        scenarios::Way::Detached => return drop(opener.open_detached(scenario.block.as_deref().unwrap(), bytes)),
+        scenarios::Way::Armor => return drop(ArmorReader::new(bytes).read_to_end(&mut Vec::new())),
         scenarios::Way::Acceptor => Role::Acceptor,
         scenarios::Way::Initiator => Role::Initiator,
     };

@@ -2,7 +2,7 @@
 //! same bytes. Ignored, and said so, where Python or its `cryptography` is missing; `tests/run` installs them.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -13,6 +13,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use sealwire::{
     ChannelOpener, ChannelSealer, Cmk, HintMode, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Recipient, Reuse,
     Rewrap, Role, Sealer, SenderKey, Senders, VerifyingKey,
+    armor::{ArmorReader, ArmorWriter},
+    stream::{OpenReader, StreamError},
 };
 use serde_json::{Value, json};
 
@@ -42,6 +44,11 @@ fn main() {
         trial("we open what it seals", theirs),
         trial("mutants", mutants),
         trial("rewraps", rewraps),
+        trial("messages apart from their block", detached),
+        trial("parts of payloads", parts),
+        trial("mutants of parts", part_mutants),
+        trial("armor", armor),
+        trial("mutants of armor", armor_mutants),
         trial("key strings", key_strings),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
@@ -128,6 +135,22 @@ struct Case {
     /// Our role where it is a channel.
     role: Option<Role>,
     senders: Listed,
+    /// The block where it was kept apart.
+    block: Option<Vec<u8>>,
+    /// The part of the payload that is read.
+    range: Option<(u64, u64)>,
+    /// Whether the bytes are text.
+    armored: bool,
+}
+
+/// The bytes out of a text.
+fn unarmored(text: &[u8]) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    match ArmorReader::new(text).read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err("truncated".into()),
+        Err(_) => Err("malformed".into()),
+    }
 }
 
 fn role_name(role: Role) -> &'static str {
@@ -139,8 +162,26 @@ fn role_name(role: Role) -> &'static str {
 
 impl Case {
     fn copy(&self) -> Self {
-        let Self { bytes, secrets, binding, senders, role } = self;
-        Self { bytes: bytes.clone(), secrets: secrets.clone(), binding: binding.clone(), senders: senders.clone(), role: *role }
+        let Self { bytes, secrets, binding, senders, role, block, range, armored } = self;
+        let (bytes, secrets, binding) = (bytes.clone(), secrets.clone(), binding.clone());
+        let (senders, block) = (senders.clone(), block.clone());
+        Self { bytes, secrets, binding, senders, role: *role, block, range: *range, armored: *armored }
+    }
+
+    /// A part, after the payload's length was asked for.
+    fn we_read(&self, opener: &Opener, (start, end): (u64, u64)) -> Result<Released, StreamError> {
+        let input = Cursor::new(&self.bytes);
+        let mut reader = match &self.block {
+            Some(block) => OpenReader::detached(opener, block, input)?,
+            None => OpenReader::verified(opener, input)?,
+        };
+        let (end, mut payload) = (end.min(reader.payload_len()?), Vec::new());
+        reader.seek(SeekFrom::Start(start)).map_err(StreamError::of)?;
+        reader.by_ref().take(end.saturating_sub(start)).read_to_end(&mut payload).map_err(StreamError::of)?;
+        let sender = reader.sender().map_or_else(String::new, |sender| {
+            sender_name(&sender.standing().to_string(), sender.key().map(|key| hex(key.as_bytes())))
+        });
+        Ok(vec![(reader.context().to_vec(), payload, sender)])
     }
 
     fn we_say(&self) -> Said {
@@ -154,8 +195,23 @@ impl Case {
             let sender = sender_name(&opened.sender.standing().to_string(), opened.sender.key().map(|key| hex(key.as_bytes())));
             (opened.context.to_vec(), opened.payload.to_vec(), sender)
         };
+        if let Some(range) = self.range {
+            return match self.we_read(&opener, range) {
+                Ok(released) => (released, None),
+                Err(StreamError::Open(error)) => (Vec::new(), Some(category(&error).into())),
+                Err(error) => (Vec::new(), Some(error.to_string())),
+            };
+        }
         let Some(role) = self.role else {
-            return match opener.open(&self.bytes) {
+            let bytes = match if self.armored { unarmored(&self.bytes) } else { Ok(self.bytes.clone()) } {
+                Ok(bytes) => bytes,
+                Err(refused) => return (Vec::new(), Some(refused)),
+            };
+            let opened = match &self.block {
+                Some(block) => opener.open_detached(block, &bytes),
+                None => opener.open(&bytes),
+            };
+            return match opened {
                 Ok(opened) => (vec![part(opened)], None),
                 Err(error) => (Vec::new(), Some(category(&error).into())),
             };
@@ -186,6 +242,13 @@ impl Case {
             question["senders"] = senders.iter().map(|key| hex(key)).collect();
             question["accept"] = ["signed", "verified"].iter().chain(accept).copied().collect();
         }
+        if let Some(block) = &self.block {
+            (question["detached"], question["block"]) = (true.into(), hex(block).into());
+        }
+        if let Some((start, end)) = self.range {
+            question["part"] = json!([start, end]);
+        }
+        question["armored"] = self.armored.into();
         let Some(role) = self.role else {
             let answer = reference.ask(&question)?;
             return Ok((answer.get("ok").map(part).into_iter().collect(), refused(&answer)));
@@ -199,12 +262,13 @@ impl Case {
 fn vectors(reference: &mut Reference) -> Result<(), Failed> {
     for scenario in kit::scenarios::all() {
         let role = match scenario.way {
-            kit::scenarios::Way::Envelope => None,
+            kit::scenarios::Way::Envelope | kit::scenarios::Way::Detached | kit::scenarios::Way::Armor => None,
             kit::scenarios::Way::Acceptor => Some(Role::Acceptor),
             kit::scenarios::Way::Initiator => Some(Role::Initiator),
         };
         let (bytes, secrets, binding, senders) = (scenario.bytes, scenario.keys, scenario.binding, scenario.senders);
-        let case = Case { bytes, secrets, binding, role, senders };
+        let (block, range, armored) = (scenario.block, scenario.range, scenario.way == kit::scenarios::Way::Armor);
+        let case = Case { bytes, secrets, binding, role, senders, block, range, armored };
         let sender = scenario.sender.map_or_else(|| sender_name("anonymous", None), |(s, key)| sender_name(s, Some(hex(&key))));
         let refused = scenario.refused.map(|(_, answer)| answer.to_owned());
         let said = case.it_says(reference)?;
@@ -301,7 +365,8 @@ impl Dice {
     }
 
     fn case(&self, bytes: Vec<u8>) -> Case {
-        Case { bytes, secrets: vec![self.reader], binding: self.binding.clone(), role: self.role, senders: None }
+        let (secrets, binding) = (vec![self.reader], self.binding.clone());
+        Case { bytes, secrets, binding, role: self.role, senders: None, block: None, range: None, armored: false }
     }
 
     /// Sealed by us: the bytes, and what must come out.
@@ -489,6 +554,211 @@ fn rewraps(reference: &mut Reference) -> Result<(), Failed> {
     }
     assert!(refusals > MESSAGES / 40, "{refusals}");
     Ok(())
+}
+
+/// A message that is no channel's, sealed by us or by the reference.
+fn single(rng: &mut TestRng, reference: &mut Reference) -> Result<(Case, Released), Failed> {
+    let dice = Dice::roll(rng);
+    let signs = pick(rng, &[Signs::Nothing, Signs::Dek, Signs::Message]);
+    let dice = Dice { role: None, signs, ..dice };
+    if rng.below(2) == 0 { dice.seal(rng) } else { dice.ask_to_seal(rng, reference) }
+}
+
+/// Moves the block out of a message.
+fn split(case: &mut Case) -> Result<(), Failed> {
+    let len = u32::from_be_bytes(case.bytes[4..8].try_into()?) as usize;
+    let message = case.bytes.split_off(len);
+    case.block = Some(std::mem::replace(&mut case.bytes, message));
+    Ok(())
+}
+
+/// Sealed apart, or taken apart; opened apart, and joined. Then with a block or a message changed, or another's.
+fn detached(reference: &mut Reference) -> Result<(), Failed> {
+    let mut rng = TestRng::new(16);
+    let (mut before, mut refusals) = (None::<Case>, 0);
+    for i in 0..MESSAGES / 4 {
+        let dice = Dice { role: None, ..Dice::roll(&mut rng) };
+        let (case, sent) = if i % 2 == 0 {
+            let (payload, mut sealer) = (Dice::payload(&mut rng), dice.sealer(1)?);
+            let sealed = sealer.seal_detached(&dice.context, &payload)?;
+            // [DET-3]: the salt is the name.
+            assert_eq!(sealed.name.as_ref(), &sealed.block[21..37]);
+            let case = Case { block: Some(sealed.block.to_vec()), ..dice.case(sealed.message.to_vec()) };
+            (case, vec![(dice.context.clone(), payload, dice.sender())])
+        } else {
+            let (mut case, sent) = dice.ask_to_seal(&mut rng, reference)?;
+            split(&mut case)?;
+            (case, sent)
+        };
+        agree(i, &case.it_says(reference)?, &sent)?;
+        agree(i, &case.we_say(), &sent)?;
+        let joined = [case.block.clone().unwrap_or_default(), case.bytes.clone()].concat();
+        agree(i, &Case { bytes: joined, block: None, ..case.copy() }.it_says(reference)?, &sent)?;
+        let mut changed = case.copy();
+        match rng.below(3) {
+            0 => changed.block.iter_mut().for_each(|block| mutate(&mut rng, block)),
+            1 => mutate(&mut rng, &mut changed.bytes),
+            _ => changed.block = before.map_or_else(|| case.block.clone(), |before| before.block),
+        }
+        let (we, it) = (changed.we_say(), changed.it_says(reference)?);
+        if (&we.0, we.1.is_some()) != (&it.0, it.1.is_some()) {
+            return Err(format!("message {i}, changed: we say {:?}, it says {:?}", we.1, it.1).into());
+        }
+        refusals += usize::from(we.1.is_some());
+        before = Some(case);
+    }
+    assert!(refusals > MESSAGES / 10, "{refusals}");
+    Ok(())
+}
+
+/// Where a part may begin or end: anywhere, at the edges of segments and of the payload, and behind it.
+fn place(rng: &mut TestRng, len: usize) -> u64 {
+    let near = pick(rng, &[0, 4096, 8192, len, len + 8]) as u64 + rng.below(3) as u64;
+    if rng.below(2) == 0 { near.saturating_sub(1) } else { rng.below(len + 20) as u64 }
+}
+
+/// A message of which a part is asked for, and that part. Half of them are apart from their block.
+fn parted(rng: &mut TestRng, reference: &mut Reference) -> Result<(Case, Released), Failed> {
+    let (mut case, mut sent) = single(rng, reference)?;
+    let payload = &mut sent[0].1;
+    let range = (place(rng, payload.len()), place(rng, payload.len()));
+    let end = payload.len().min(range.1 as usize);
+    *payload = payload.get(range.0 as usize..end).unwrap_or_default().to_vec();
+    case.range = Some(range);
+    if rng.below(2) == 0 {
+        split(&mut case)?;
+    }
+    Ok((case, sent))
+}
+
+fn parts(reference: &mut Reference) -> Result<(), Failed> {
+    let mut rng = TestRng::new(17);
+    for i in 0..MESSAGES / 4 {
+        let (case, sent) = parted(&mut rng, reference)?;
+        agree(i, &case.it_says(reference)?, &sent)?;
+        agree(i, &case.we_say(), &sent)?;
+    }
+    Ok(())
+}
+
+fn part_mutants(reference: &mut Reference) -> Result<(), Failed> {
+    let mut rng = TestRng::new(18);
+    let (mut differences, mut opened) = (Vec::new(), 0);
+    for i in 0..MESSAGES / 2 {
+        // Nine segments and more, so that most of them are not asked for.
+        let signs = pick(&mut rng, &[Signs::Nothing, Signs::Nothing, Signs::Dek, Signs::Message]);
+        let dice = Dice { role: None, log2: 12, signs, ..Dice::roll(&mut rng) };
+        let len = 36_864 + pick(&mut rng, &[0, 1, 4096, 5000]);
+        let payload = rng.bytes(len);
+        let mut case = dice.case(dice.sealer(1)?.seal(&dice.context, &payload)?);
+        let start = place(&mut rng, payload.len());
+        case.range = Some((start, start + rng.below(6000) as u64));
+        match rng.below(4) {
+            0 => mutate(&mut rng, &mut case.bytes),
+            1 => {
+                // Segments that are taken out, or come twice.
+                let (from, n) = (case.bytes.len() - 4116 * (1 + rng.below(9)), 4116 * rng.below(3));
+                let piece = case.bytes[from..(from + n).min(case.bytes.len())].to_vec();
+                let to = if rng.below(2) == 0 { from } else { case.bytes.len() };
+                drop(case.bytes.splice(to..to, piece));
+            }
+            2 => case.bytes.truncate(case.bytes.len() - 4116 * rng.below(9) - rng.below(2) * rng.below(4116)),
+            _ => {
+                let at = rng.below(case.bytes.len());
+                case.bytes[at] ^= 1 << rng.below(8);
+            }
+        }
+        let (we, it) = (case.we_say(), case.it_says(reference)?);
+        opened += usize::from(we.1.is_none());
+        if (&we.0, we.1.is_some()) != (&it.0, it.1.is_some()) {
+            differences.push(format!("mutant {i}, {:?}: we say {:?}, it says {:?}", case.range, we.1, it.1));
+        }
+    }
+    // A changed segment that is not asked for does not matter.
+    assert!((MESSAGES / 20..MESSAGES / 2).contains(&opened), "{opened}");
+    if differences.is_empty() { Ok(()) } else { Err(differences.join("\n").into()) }
+}
+
+/// The same text, whoever writes it; and each reads the other's, with blanks around it and either end of a line.
+fn armor(reference: &mut Reference) -> Result<(), Failed> {
+    let mut rng = TestRng::new(19);
+    for i in 0..MESSAGES / 4 {
+        let (mut case, sent) = single(&mut rng, reference)?;
+        let mut writer = ArmorWriter::new(Vec::new())?;
+        let piece = 1 + rng.below(200);
+        case.bytes.chunks(piece).try_for_each(|piece| writer.write_all(piece))?;
+        let ours = writer.finish()?;
+        let theirs = reference.ask(&json!({ "op": "armor", "bytes": hex(&case.bytes) }))?;
+        assert_eq!(theirs["ok"].as_str(), Some(hex(&ours).as_str()), "text {i}");
+        let mut text = String::from_utf8(ours)?;
+        if rng.below(3) == 0 {
+            text = text.replace('\n', "\r\n");
+        }
+        let mut blanks = || (0..rng.below(1025)).map(|_| pick(&mut rng, &[' ', '\t', '\n', '\x0c', '\r'])).collect::<String>();
+        text = format!("{}{text}{}", blanks(), blanks());
+        (case.bytes, case.armored) = (text.into_bytes(), true);
+        agree(i, &case.it_says(reference)?, &sent)?;
+        agree(i, &case.we_say(), &sent)?;
+    }
+    Ok(())
+}
+
+/// Changes a text where its rules are: ends of lines, blanks, padding, characters, whole lines.
+fn mutate_text(rng: &mut TestRng, text: &mut Vec<u8>) {
+    for _ in 0..=rng.below(2) {
+        let at = rng.below(text.len().max(1)).min(text.len().saturating_sub(1));
+        let ends: Vec<_> = (0..text.len()).filter(|i| text[*i] == b'\n').collect();
+        let at = if rng.below(2) == 0 || ends.is_empty() { at } else { ends[rng.below(ends.len())] };
+        let byte = pick(rng, b"\n\n\r\r \t\x0c\x0b==AZaz09+/-_.\0\x80");
+        match rng.below(8) {
+            _ if text.is_empty() => {}
+            0 | 1 => text.insert(at, byte),
+            2 | 3 => text[at] = byte,
+            4 => drop(text.remove(at)),
+            5 => text.truncate(at),
+            6 => {
+                let line = text.split_inclusive(|b| *b == b'\n').nth(rng.below(ends.len() + 1)).unwrap_or_default().to_vec();
+                let at = ends.get(rng.below(ends.len() + 1)).map_or(0, |end| end + 1);
+                drop(text.splice(at..at, line));
+            }
+            _ => text[at] ^= 1 << rng.below(8),
+        }
+    }
+}
+
+/// Whether the last line goes on with blanks. ARM-2 takes blanks behind the text, and does not say where its last line ends.
+fn blank_on_the_last_line(text: &[u8]) -> bool {
+    const END: &[u8] = b"-----END SEALWIRE ENVELOPE-----";
+    let behind = text.windows(END.len()).position(|window| window == END).map_or(&[][..], |at| &text[at + END.len()..]);
+    let line_end = behind.is_empty() || behind.starts_with(b"\n") || behind.starts_with(b"\r\n");
+    !line_end && behind[0].is_ascii_whitespace()
+}
+
+fn armor_mutants(reference: &mut Reference) -> Result<(), Failed> {
+    let mut rng = TestRng::new(20);
+    let (mut differences, mut opened) = (Vec::new(), 0);
+    for i in 0..MESSAGES {
+        let len = pick(&mut rng, &[1, 2, 3, 45, 46, 47, 48, 49, 96, 150]);
+        let bytes = rng.bytes(len);
+        let mut writer = ArmorWriter::new(Vec::new())?;
+        writer.write_all(&bytes)?;
+        let mut text = writer.finish()?;
+        mutate_text(&mut rng, &mut text);
+        if blank_on_the_last_line(&text) {
+            continue;
+        }
+        let we = unarmored(&text);
+        let said = reference.ask(&json!({ "op": "armor", "bytes": hex(&text), "armored": true }))?;
+        let it = said["ok"].as_str().map(unhex);
+        // Its answer is what it read, as a text anew.
+        let it = it.map(|text| unarmored(&text)).transpose()?;
+        opened += usize::from(we.is_ok());
+        if we.as_ref().ok() != it.as_ref() {
+            differences.push(format!("text {i}: we say {we:?}, it says {said}: {:?}", String::from_utf8_lossy(&text)));
+        }
+    }
+    assert!(opened > MESSAGES / 100, "{opened}");
+    if differences.is_empty() { Ok(()) } else { Err(differences.join("\n").into()) }
 }
 
 fn key_strings(reference: &mut Reference) -> Result<(), Failed> {

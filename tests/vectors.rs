@@ -6,18 +6,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{BufReader, Cursor, Read, Seek, SeekFrom, Write},
+    io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use bytes::BytesMut;
 use kit::scenarios::{self, Scenario, Way};
 use sealwire::{
-    ChannelOpener, Cmk, Keyring, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Role, Senders, VerifyingKey,
+    ChannelOpener, Cmk, Keyring, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Role, Sender, Senders, VerifyingKey,
+    armor::{self, ArmorReader},
     codec::{CodecError, OpeningCodec},
-    stream::OpenReader,
+    stream::{AsyncOpenReader, OpenReader, StreamError},
 };
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::codec::Decoder;
 
 mod kit;
@@ -55,7 +57,11 @@ fn encode(scenario: &Scenario) -> Vec<u8> {
         Way::Envelope => "envelope",
         Way::Acceptor => "channel, read by the acceptor",
         Way::Initiator => "channel, read by the initiator",
+        Way::Detached => "detached",
+        Way::Armor => "armor",
     };
+    let block = scenario.block.as_ref().map_or_else(String::new, |block| format!("block: {}\n", hex(block)));
+    let range = scenario.range.map_or_else(String::new, |(start, end)| format!("range: {start}..{end}\n"));
     let keys: Vec<_> = scenario.keys.iter().map(|key| hex(key)).collect();
     let released = digest(scenario.released.iter().map(|(context, payload)| (&context[..], &payload[..])));
     let packed = scenario.bytes.len() > LARGE;
@@ -65,7 +71,7 @@ fn encode(scenario: &Scenario) -> Vec<u8> {
     });
     let sender = scenario.sender.map_or_else(String::new, |(standing, key)| format!("sender: {standing} {}\n", hex(&key)));
     let mut out = format!(
-        "shows: {}\nread-as: {way}\nkeys: {}\nbinding: {}\n{senders}{sender}answer: {answer}\nlayer: {layer}\nreleased: {}\nreleased-sha256: {released}\nbytes: {}\n\n",
+        "shows: {}\nread-as: {way}\nkeys: {}\nbinding: {}\n{block}{range}{senders}{sender}answer: {answer}\nlayer: {layer}\nreleased: {}\nreleased-sha256: {released}\nbytes: {}\n\n",
         scenario.shows,
         keys.join(" "),
         hex(&scenario.binding),
@@ -133,14 +139,23 @@ impl Vector {
         ChannelOpener::new(self.opener(), role, &unhex(self.get("binding")))
     }
 
+    fn block(&self) -> Option<Vec<u8>> {
+        self.head.get("block").map(|block| unhex(block))
+    }
+
+    fn range(&self) -> Option<(u64, u64)> {
+        let (start, end) = self.head.get("range")?.split_once("..").unwrap();
+        Some((start.parse().unwrap(), end.parse().unwrap()))
+    }
+
     /// Holds what one way in gave against what the file says.
-    fn check(&self, way: &str, released: &[Opened], refused: Option<&OpenError>) {
+    fn check(&self, way: &str, released: &[Released], refused: Option<&OpenError>) {
         let what = format!("{} ({way}): {refused:?}", self.name);
         assert_eq!(released.len().to_string(), self.get("released"), "{what}");
         let digest = digest(released.iter().map(|opened| (&opened.context[..], &opened.payload[..])));
         assert_eq!(digest, self.get("released-sha256"), "{what}");
         for opened in released {
-            let said = opened.sender.key().map(|key| format!("{} {}", opened.sender.standing(), hex(key.as_bytes())));
+            let said = said(opened.sender);
             // Vectors of refusals in the middle of a channel say nothing of the sender of what came before.
             if refused.is_none() {
                 assert_eq!(said.as_ref(), self.head.get("sender"), "{what}");
@@ -148,6 +163,37 @@ impl Vector {
         }
         let (layer, answer) = refused.map_or(("-", "opens"), judge);
         assert_eq!((layer, answer), (self.get("layer"), self.get("answer")), "{what}");
+    }
+
+    fn check_one(&self, way: &str, result: Result<Released, OpenError>) {
+        let released: Vec<_> = result.iter().cloned().collect();
+        self.check(way, &released, result.as_ref().err());
+    }
+}
+
+/// What one way in gave.
+#[derive(Clone)]
+struct Released {
+    context: Vec<u8>,
+    payload: Vec<u8>,
+    sender: Sender,
+}
+
+impl From<Opened> for Released {
+    fn from(opened: Opened) -> Self {
+        Self { context: opened.context.to_vec(), payload: opened.payload.to_vec(), sender: opened.sender }
+    }
+}
+
+/// A sender in the words of the vectors.
+fn said(sender: Sender) -> Option<String> {
+    sender.key().map(|key| format!("{} {}", sender.standing(), hex(key.as_bytes())))
+}
+
+fn open_error(error: StreamError) -> OpenError {
+    match error {
+        StreamError::Open(error) => error,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -185,20 +231,121 @@ fn vectors() -> Vec<Vector> {
 #[test]
 fn every_file_through_every_way_in() {
     for vector in vectors() {
-        if vector.get("read-as") == "envelope" {
-            let whole = vector.opener().open(&vector.bytes);
-            let in_place = vector.opener().open_in_place(BytesMut::from(&vector.bytes[..]));
-            for (way, result) in [("one-shot", whole), ("in place", in_place)] {
-                let released: Vec<_> = result.iter().cloned().collect();
-                vector.check(way, &released, result.as_ref().err());
+        match vector.get("read-as") {
+            "armor" => through_armor(vector),
+            "envelope" | "detached" if vector.range().is_some() => through_parts(&vector),
+            "envelope" => {
+                let in_place = vector.opener().open_in_place(BytesMut::from(&vector.bytes[..]));
+                vector.check_one("one-shot", vector.opener().open(&vector.bytes).map(Released::from));
+                vector.check_one("in place", in_place.map(Released::from));
+                through_readers(&vector);
             }
-            through_readers(&vector);
-        } else {
-            through_channel(&vector, usize::MAX);
-            // A byte at a time is quadratic in what waits for its end; large ones go in pieces.
-            through_channel(&vector, if vector.bytes.len() > 20_000 { 997 } else { 1 });
+            "detached" => through_detached(&vector),
+            _ => {
+                through_channel(&vector, usize::MAX);
+                // A byte at a time is quadratic in what waits for its end; large ones go in pieces.
+                through_channel(&vector, if vector.bytes.len() > 20_000 { 997 } else { 1 });
+            }
         }
     }
+}
+
+/// A text, in pieces: its bytes are the same, or it is refused the same. What comes out is then an envelope like any other.
+fn through_armor(mut vector: Vector) {
+    let said = |error: &io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => "truncated",
+        io::ErrorKind::InvalidData => "malformed",
+        other => panic!("{other:?}"),
+    };
+    let mut last = None;
+    for piece in [1, 2, 33, 64, 5000] {
+        let mut bytes = Vec::new();
+        let read = ArmorReader::new(BufReader::with_capacity(piece, &vector.bytes[..])).read_to_end(&mut bytes);
+        let what = format!("{} (by {piece}): {:?}", vector.name, read.as_ref().err());
+        if vector.get("layer") == "armor" {
+            assert_eq!(read.as_ref().err().map(said), Some(vector.get("answer")), "{what}");
+        } else {
+            assert!(read.is_ok() && armor::is_armored(&vector.bytes), "{what}");
+            last = Some(bytes);
+        }
+    }
+    if let Some(bytes) = last {
+        vector.bytes = bytes;
+        vector.check_one("out of a text", vector.opener().open(&vector.bytes).map(Released::from));
+        through_readers(&vector);
+    }
+}
+
+/// A block and a message apart, at once and as a stream; and joined, where the block is as long as it says (DET-1).
+fn through_detached(vector: &Vector) {
+    let block = vector.block().unwrap();
+    vector.check_one("detached", vector.opener().open_detached(&block, &vector.bytes).map(Released::from));
+    if block.len() >= 8 && u32::from_be_bytes(block[4..8].try_into().unwrap()) as usize == block.len() {
+        let joined = [&block[..], &vector.bytes].concat();
+        vector.check_one("joined", vector.opener().open(&joined).map(Released::from));
+    }
+    let opener = vector.opener();
+    // A stream opens segments before it comes to a proof that covers them.
+    let check = |way: &str, read: Result<Released, OpenError>| match (vector.get("answer"), &read) {
+        ("proof", Err(OpenError::Proof | OpenError::Segment { .. })) => {}
+        _ => vector.check_one(way, read),
+    };
+    for piece in [1, 5000] {
+        let read = OpenReader::detached(&opener, &block, &vector.bytes[..]).and_then(|reader| {
+            let (mut payload, context) = (Vec::new(), reader.context().to_vec());
+            let mut reader = BufReader::with_capacity(piece, reader);
+            reader.read_to_end(&mut payload).map_err(StreamError::of)?;
+            Ok(Released { context, payload, sender: reader.into_inner().sender().unwrap() })
+        });
+        check("detached, as a stream", read.map_err(open_error));
+    }
+    let read = block_on(async {
+        let mut reader = AsyncOpenReader::detached(&opener, &block, &vector.bytes[..]).await?;
+        let mut payload = Vec::new();
+        reader.read_to_end(&mut payload).await.map_err(StreamError::of)?;
+        Ok(Released { context: reader.context().to_vec(), payload, sender: reader.sender().unwrap() })
+    });
+    check("detached, as an asynchronous stream", read.map_err(open_error));
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// A part: the length is asked for, then what there is of the bytes. Both readers, on one thread and on three.
+fn through_parts(vector: &Vector) {
+    let (opener, (start, end)) = (vector.opener(), vector.range().unwrap());
+    for threads in [1, 3] {
+        let part = || -> Result<Released, StreamError> {
+            let input = Cursor::new(&vector.bytes);
+            let mut reader = match vector.block() {
+                Some(block) => OpenReader::detached(&opener, &block, input)?,
+                // Asked for the length, each verifies what a proof covers.
+                None if threads == 1 => OpenReader::verified(&opener, input)?,
+                None => OpenReader::new(&opener, input)?,
+            }
+            .threads(threads);
+            let end = end.min(reader.payload_len()?);
+            let mut payload = Vec::new();
+            reader.seek(SeekFrom::Start(start)).map_err(StreamError::of)?;
+            reader.by_ref().take(end.saturating_sub(start)).read_to_end(&mut payload).map_err(StreamError::of)?;
+            Ok(Released { context: reader.context().to_vec(), payload, sender: reader.sender().unwrap() })
+        };
+        vector.check_one(&format!("a part, {threads} threads"), part().map_err(open_error));
+    }
+    let read = block_on(async {
+        let input = Cursor::new(&vector.bytes);
+        let mut reader = match vector.block() {
+            Some(block) => AsyncOpenReader::detached(&opener, &block, input).await?,
+            None => AsyncOpenReader::verified(&opener, input).await?,
+        };
+        let end = end.min(reader.payload_len().await?);
+        let mut payload = Vec::new();
+        reader.seek(SeekFrom::Start(start)).await.map_err(StreamError::of)?;
+        (&mut reader).take(end.saturating_sub(start)).read_to_end(&mut payload).await.map_err(StreamError::of)?;
+        Ok(Released { context: reader.context().to_vec(), payload, sender: reader.sender().unwrap() })
+    });
+    vector.check_one("a part, asynchronous", read.map_err(open_error));
 }
 
 /// Readers of streams, in pieces and from a place in the middle: what they open is the same, and they refuse the same. They have no
@@ -221,8 +368,7 @@ fn through_readers(vector: &Vector) {
         assert_eq!(read.is_ok(), vector.get("answer") == "opens", "{what}");
         if let Ok((context, payload, sender)) = &read {
             assert_eq!(digest([(&context[..], &payload[..])]), vector.get("released-sha256"), "{what}");
-            let said = sender.unwrap().key().map(|key| format!("{} {}", sender.unwrap().standing(), hex(key.as_bytes())));
-            assert_eq!(said.as_ref(), vector.head.get("sender"), "{what}");
+            assert_eq!(said(sender.unwrap()).as_ref(), vector.head.get("sender"), "{what}");
             let mut reader = OpenReader::verified(&opener, Cursor::new(&vector.bytes)).unwrap();
             let middle = payload.len() / 2;
             reader.seek(SeekFrom::Start(middle as u64)).unwrap();
@@ -243,17 +389,17 @@ fn through_channel(vector: &Vector, piece: usize) {
         input.extend_from_slice(piece);
         buffer.extend_from_slice(piece);
         while let (None, Some(result)) = (&refused, channel.next(&mut input).transpose()) {
-            result.map_or_else(|error| refused = Some(error), |opened| got.push(opened));
+            result.map_or_else(|error| refused = Some(error), |opened| got.push(opened.into()));
         }
         while let (None, Some(result)) = (&failed, codec.decode(&mut buffer).transpose()) {
-            result.map_or_else(|error| failed = Some(error), |opened| decoded.push(opened));
+            result.map_or_else(|error| failed = Some(error), |opened| decoded.push(opened.into()));
         }
     }
     let refused = refused.or_else(|| channel.end(&input).err());
     if failed.is_none() {
         loop {
             match codec.decode_eof(&mut buffer) {
-                Ok(Some(opened)) => decoded.push(opened),
+                Ok(Some(opened)) => decoded.push(opened.into()),
                 Ok(None) => break,
                 Err(error) => {
                     failed = Some(error);

@@ -1,20 +1,19 @@
 """A reference implementation of the sealwire envelope format, version 1, written from format.md alone.
 
-It is SLOW and FOR TESTING ONLY: it holds everything in memory, it does not protect secrets, and it takes
-ephemerals and DEKs from outside when a test asks it to (which so states that nobody else holds them [PRF-5]).
-Read it next to the specification: the sections of this file stand in the order of format.md, and a requirement
-id such as [BLK-3] stands beside the check that keeps it.
+It is SLOW and FOR TESTING ONLY: it holds everything in memory, it does not protect secrets, and it takes ephemerals and DEKs from
+outside when a test asks it to (which so states that nobody else holds them [PRF-5]). Read it next to the specification: its
+sections stand in the order of format.md, and a requirement id such as [BLK-3] stands beside the check that keeps it.
 
-Covered: all suites and slot layouts, externals (parsed; opened only with a DEK that the caller supplies), hint
-modes, sender proofs, padding, batches, channels, rewrapping, limits, key strings (12.1), fingerprints (12.4).
-Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay windows, and policies (10)
+Covered: all suites and slot layouts, externals (parsed; opened only with a DEK that the caller supplies), hint modes, detached
+messages, parts of payloads, sender proofs, padding, batches, channels, rewrapping, limits, key strings (12.1), fingerprints (12.4),
+armor (12.5). Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay windows, and policies (10)
 but the list of senders. A secret of 32 bytes is tried as an X25519 key or as an X-Wing seed, as the suite has it.
 
     reference.py serve                         one JSON request per line in, one JSON answer per line out
     reference.py seal swr1... [swr1...]        stdin to stdout
     reference.py open SW-SECRET-CMK-1... [...] stdin to stdout
 """
-import hashlib, hmac, json, os, sys, time
+import base64, hashlib, hmac, json, os, re, sys, time
 from collections import namedtuple
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -27,11 +26,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 class Refused(Exception):
     """Input that a rule refuses. 11.2: the category is the answer, the text names field and offset."""
     category, text = property(lambda self: self.args[0]), property(lambda self: self.args[1])
-
 def refuse_if(condition, category, text):         # a rule; the text begins with its id where it has one
     if condition:
         raise Refused(category, text)
-
 def number(value, length):                        # 1: integers are unsigned and big-endian
     return value.to_bytes(length, "big")
 
@@ -39,28 +36,21 @@ def number(value, length):                        # 1: integers are unsigned and
 Kem = namedtuple("Kem", "id hpke public_len enc_len")   # id and hpke: HPKE's identifier, and cryptography's
 X25519, X_WING = Kem(0x0020, hpke.KEM.X25519, 32, 32), Kem(0x647A, hpke.KEM.MLKEM768_X25519, 1216, 1120)
 KEMS, KDF_HKDF_SHA256 = {kem.id: kem for kem in (X25519, X_WING)}, 0x0001
-
-class Suite:
-    def __init__(self, kem, aead_id, aead, hpke_aead):
-        self.kem, self.aead_id, self.aead = kem, aead_id, aead          # aead: for payloads and for our HPKE sender
-        self.hpke = hpke.Suite(kem.hpke, hpke.KDF.HKDF_SHA256, hpke_aead)       # cryptography's own, which unwraps
-
+Suite = namedtuple("Suite", "kem aead_id aead hpke")   # aead: for payloads and our HPKE sender; hpke: cryptography's, to unwrap
+def suite_of(kem, aead_id, aead, hpke_aead):
+    return Suite(kem, aead_id, aead, hpke.Suite(kem.hpke, hpke.KDF.HKDF_SHA256, hpke_aead))
 CHACHA, AES = (0x0003, ChaCha20Poly1305, hpke.AEAD.CHACHA20_POLY1305), (0x0002, AESGCM, hpke.AEAD.AES_256_GCM)
-SUITES = {1: Suite(X25519, *CHACHA), 2: Suite(X25519, *AES), 3: Suite(X_WING, *CHACHA), 4: Suite(X_WING, *AES)}
-MAX_BLOCK, MAX_SLOTS, MAX_EXTERNALS, MAX_CONTEXT = 131_072, 1_024, 4, 8_192
+SUITES = {1: suite_of(X25519, *CHACHA), 2: suite_of(X25519, *AES), 3: suite_of(X_WING, *CHACHA), 4: suite_of(X_WING, *AES)}
+MAX_BLOCK, MAX_SLOTS, MAX_EXTERNALS, MAX_CONTEXT, MAX_SEGMENT = 131_072, 1_024, 4, 8_192, 1_048_576
 MAX_PLAINTEXT, MAX_TRIALS, MAX_ENTRIES, MAX_CREATED_AT = 16_777_216, 64, 65_536, 253_402_300_799
-
 def check_limit(value, maximum, what):            # 11.2: the answer names limit, value and maximum
     refuse_if(value > maximum, "limit", f"{what}: {value} exceeds {maximum}")
 
 class Reader:
-    """Bytes and a position in them. Running out of them is `shortage`: truncated for a whole input,
-    malformed inside a block, whose length is known to be there (11.2, [BLK-4], [BLK-17])."""
-
+    """Bytes and a position in them. Running out is `shortage`: truncated, malformed inside a block (11.2, [BLK-4], [BLK-17])."""
     def __init__(self, data, position=0, end=None, shortage="truncated"):
         self.data, self.at, self.shortage = data, position, shortage
         self.end = len(data) if end is None else end
-
     def left(self):
         return self.end - self.at
     def take(self, count, what):
@@ -77,7 +67,6 @@ MAGIC, VERSION, FOLLOW_UP = b"SWE", 1, 0x01
 HINT_MODES = {"none": 0, "rotating": 1, "static": 2}
 OPT_HINTS, OPT_PROOF, OPT_ENC_PER_SLOT, OPT_COVERS, OPT_UNKNOWN = 0x03, 0x04, 0x08, 0x10, 0xE0
 OPT_OF_SLOTS = OPT_HINTS | OPT_ENC_PER_SLOT
-
 Slot = namedtuple("Slot", "hint enc wrapped_dek")               # enc: its own, or the shared one
 Block = namedtuple("Block", "raw suite options created_at salt slots externals recipients proof header_mac")
 # externals: (provider, key_ref, blob); recipients: the bytes of 6.5; proof: masked, empty without options bit 2
@@ -94,7 +83,6 @@ def parse_block(reader):
     check_limit(block_len, MAX_BLOCK, "bytes of a block")                               # [BLK-3] [LIM-1]
     reader.refuse_if(reader.end - start < block_len, "truncated", f"[BLK-17] block: {block_len} bytes expected")
     r = Reader(reader.data, reader.at, start + block_len, "malformed")                  # [BLK-4] overrun
-
     suite = r.number(1, "suite")
     r.refuse_if(suite not in SUITES, "unsupported", f"[BLK-5] suite {suite}")          # [SUI-1]: all of them
     kem = SUITES[suite].kem
@@ -112,7 +100,6 @@ def parse_block(reader):
     created_at = r.number(8, "created_at")
     r.refuse_if(created_at > MAX_CREATED_AT, "malformed", f"[BLK-12] created_at {created_at}")
     salt = r.take(16, "salt")
-
     own_enc, after_salt, slots = options & OPT_ENC_PER_SLOT or kem is X_WING, r.at, []
     shared_enc = r.take(32, "enc") if slot_count and not own_enc else b""
     for _ in range(slot_count):                                                         # 3.3
@@ -127,7 +114,6 @@ def parse_block(reader):
     r.refuse_if(r.left(), "malformed", f"[BLK-4] {r.left()} bytes left over in the block")
     reader.at = r.at
     return Block(r.data[start:r.at], suite, options, created_at, salt, slots, externals, recipients, proof, header_mac)
-
 def parse_external(r):                            # 3.4
     def field(size, least, most, what):
         length = r.number(size, f"{what}_len")
@@ -151,8 +137,7 @@ class Head(namedtuple("Head", "seq segment_log2 flags context")):
         return bytes([FOLLOW_UP, self.flags]) + number(len(self.context), 2) + self.context
 
 def parse_head(reader, follows=None):
-    """4.1, 4.2: the fixed part is read whole, then its fields are checked in their order. follows: the seq and
-    segment_log2 of a follow-up, which does not send them."""
+    """4.1, 4.2: the fixed part is read whole, then checked. follows: seq and segment_log2 of a follow-up, which has them not."""
     fixed = Reader(reader.take(4 if follows else 12, "head"), 1 if follows else 0)
     seq, segment_log2 = follows or (fixed.number(8, "seq"), fixed.number(1, "segment_log2"))
     reader.refuse_if(not 12 <= segment_log2 <= 24, "malformed", f"[HEAD-2] segment_log2 {segment_log2}")
@@ -161,12 +146,16 @@ def parse_head(reader, follows=None):
     reader.refuse_if(flags & (LAST | BATCH | ACCEPTOR) and not flags & CHANNEL, "malformed", "[HEAD-4] flags")
     check_limit(context_len, MAX_CONTEXT, "bytes of a context")                         # [LIM-2]
     return Head(seq, segment_log2, flags, reader.take(context_len, "context"))
-
 def parse_envelope(reader):                       # 2: the block and the head of an envelope
     block, head = parse_block(reader), parse_head(reader)
-    reader.refuse_if(block.options & OPT_COVERS and (head.seq or head.flags & CHANNEL), "malformed",
-                     f"[HEAD-5] seq {head.seq}, flags {head.flags:02x} under a block of one message")
+    wrong = block.options & OPT_COVERS and (head.seq or head.flags & CHANNEL)
+    reader.refuse_if(wrong, "malformed", f"[HEAD-5] seq {head.seq}, flags {head.flags:02x} under a block of one message")
     return block, head
+def join(block, message):                         # 4.5: answers the envelope that they are [DET-1]
+    reader = Reader(block)
+    parse_block(reader)
+    reader.refuse_if(reader.left(), "trailing", f"[DET-2] {reader.left()} bytes behind the block")
+    return block + message
 
 # ==== 5 segments
 def nonce_of(seq, i, final):                      # 5.3 [KEY-7]
@@ -184,34 +173,51 @@ def seal_segments(keys, head, aad, plaintext):  # 5.1, 5.2: answers [(nonce, seg
         sealed = aead.encrypt(nonce, plaintext[i * size:(i + 1) * size], aad if i == 0 else b"")
         segments.append((nonce, number(final << 31 | len(sealed), 4) + sealed))
     return segments
-
-def scan_segments(reader, head):
-    """5.1, 5.2: answers (i, final, ciphertext and tag) one after another, without a key."""
-    size, total, i, final = 1 << head.segment_log2, 0, 0, 0
+def take_segment(reader, head, i, total=0, most=MAX_PLAINTEXT):
+    """5.1, 5.2: answers final, ciphertext and tag. total: the plaintext bytes before."""
+    size, prefix = 1 << head.segment_log2, reader.number(4, f"prefix of segment {i}")
+    final, length = prefix >> 31, prefix & 0x7FFFFFFF
+    reader.refuse_if(length < 16, "malformed", f"[SEG-1] segment {i} of {length} bytes")
+    reader.refuse_if(length - 16 > size, "malformed", f"[SEG-2] segment {i}: {length - 16} plaintext bytes")
+    reader.refuse_if(not final and length - 16 < size, "malformed", f"[SEG-3] segment {i} is short")
+    reader.refuse_if(final and i > 0 and length == 16, "malformed", f"[SEG-4] final segment {i} is empty")
+    check_limit(total + length - 16, most, "plaintext bytes")                           # [LIM-3], hence [SEG-5]
+    return final, reader.take(length, f"segment {i}")
+def scan_segments(reader, head, most=MAX_PLAINTEXT):    # answers (i, final, ciphertext and tag) one after another, without a key
+    i = final = 0
     while not final:
-        prefix = reader.number(4, f"prefix of segment {i}")
-        final, length = prefix >> 31, prefix & 0x7FFFFFFF
-        reader.refuse_if(length < 16, "malformed", f"[SEG-1] segment {i} of {length} bytes")
-        reader.refuse_if(length - 16 > size, "malformed", f"[SEG-2] segment {i}: {length - 16} plaintext bytes")
-        reader.refuse_if(not final and length - 16 < size, "malformed", f"[SEG-3] segment {i} is short")
-        reader.refuse_if(final and i > 0 and length == 16, "malformed", f"[SEG-4] final segment {i} is empty")
-        total += length - 16
-        check_limit(total, MAX_PLAINTEXT, "plaintext bytes")                            # [LIM-3], hence [SEG-5]
-        yield i, final, reader.take(length, f"segment {i}")
+        final, sealed = take_segment(reader, head, i, i << head.segment_log2, most)
+        yield i, final, sealed
         i += 1
+def open_segment(keys, head, aad, i, final, sealed):    # 5.3, 5.4
+    try:
+        return SUITES[keys.suite].aead(keys.payload_key).decrypt(nonce_of(head.seq, i, final), sealed, b"" if i else aad)
+    except InvalidTag:
+        raise Refused("tag", f"the tag of segment {i} does not hold") from None
+def open_segments(segments, keys, head, aad):           # the whole payload, after every tag held [SEG-6]; padding comes last (8)
+    plaintext = b"".join([open_segment(keys, head, aad, *segment) for segment in segments])
+    return unpad(plaintext) if head.flags & PADDED else plaintext
 
-def open_segments(segments, keys, head, chain, binding):
-    """5.3, 5.4: answers the whole payload, after every tag held [SEG-6]; padding comes last (8)."""
-    aead, parts, aad = SUITES[keys.suite].aead(keys.payload_key), [], aad_of(head, chain, binding)
-    for i, final, sealed in segments:
-        try:
-            parts.append(aead.decrypt(nonce_of(head.seq, i, final), sealed, aad if i == 0 else b""))
-        except InvalidTag:
-            raise Refused("tag", f"the tag of segment {i} does not hold") from None
-    return unpad(b"".join(parts)) if head.flags & PADDED else b"".join(parts)
+def open_part(body, keys, head, aad, start, end):
+    """5.5: what there is of these bytes of a payload. But for segment 0 [SEG-9] and the final one [SEG-10] no others are opened."""
+    first, size = body.at, 1 << head.segment_log2
+    count, length = max(1, -(-body.left() // (size + 20))), body.left()                 # 14
+    def segment(i):
+        body.at = first + i * (size + 20)
+        final, sealed = take_segment(body, head, i)
+        body.refuse_if(final and body.left(), "trailing", f"[SEG-10] {body.left()} bytes after the final segment {i}")
+        body.refuse_if(not final and i == count - 1, "truncated", "[SEG-10] the final segment is missing")
+        return open_segment(keys, head, aad, i, final, sealed)
+    def plaintext(a, b):                                # to the end of the segment in which byte b - 1 stands
+        return b"".join(map(segment, range(a // size, -(-b // size))))[a % size:] if a < b else b""
+    segment(0)
+    segment(count - 1)
+    length -= 20 * count                                # of the plaintext
+    if head.flags & PADDED:
+        length = payload_len(plaintext(max(length - 8, 0), length), length)             # [PAD-4]: the length alone
+    return plaintext(start, min(end, length))[:max(min(end, length) - start, 0)]
 
-# ==== 6.1 wrapping a DEK: our own HPKE base-mode sender (RFC 9180), since slots may share one ephemeral key.
-# Unwrapping is left to cryptography's HPKE.
+# ==== 6.1 wrapping a DEK: our own HPKE base-mode sender (RFC 9180), since slots may share one ephemeral key; cryptography's unwraps
 def extract(salt, ikm):                           # RFC 5869
     return hmac.digest(salt, ikm, "sha256")
 def expand(prk, info, length):                    # RFC 5869
@@ -220,14 +226,12 @@ def expand(prk, info, length):                    # RFC 5869
         part = hmac.digest(prk, part + info + bytes([len(out) // 32 + 1]), "sha256")
         out += part
     return out[:length]
-
 def labeled_extract(suite_id, salt, label, ikm):                # RFC 9180, 4
     return extract(salt, b"HPKE-v1" + suite_id + label + ikm)
 def labeled_expand(suite_id, prk, label, info, length):         # RFC 9180, 4
     return expand(prk, number(length, 2) + b"HPKE-v1" + suite_id + label + info, length)
 def hpke_info(suite):                             # 6.1
     return b"sealwire v1 dek" + bytes([suite])
-
 def key_pair(kem, secret):                        # the private key as cryptography has it, and the public key's bytes
     if kem is X25519:
         private = X25519PrivateKey.from_private_bytes(secret)
@@ -237,8 +241,7 @@ def key_pair(kem, secret):                        # the private key as cryptogra
     return hpke.MLKEM768X25519PrivateKey(mlkem, x25519), mlkem.public_key().public_bytes_raw() + x25519_public
 
 def hpke_seal(suite, ephemeral, public, dek):
-    """RFC 9180: Encap (4.1), KeySchedule of mode_base (5.1), Seal (5.2) at sequence number 0. X-Wing is left to
-    cryptography, which takes no ephemeral."""
+    """RFC 9180: Encap (4.1), KeySchedule of mode_base (5.1), Seal (5.2). X-Wing is cryptography's, which takes no ephemeral."""
     kem, aead_id, aead = SUITES[suite].kem, SUITES[suite].aead_id, SUITES[suite].aead
     x25519 = X25519PublicKey.from_public_bytes(public[-32:])
     if kem is X_WING:
@@ -258,15 +261,12 @@ def hpke_seal(suite, ephemeral, public, dek):
     base_nonce = labeled_expand(suite_id, secret, b"base_nonce", context, 12)
     return {"enc": enc, "dh": dh, "shared_secret": shared_secret, "key_schedule_context": context, "secret": secret,
             "key": key, "base_nonce": base_nonce, "wrapped_dek": aead(key).encrypt(base_nonce, dek, b"")}
-
 def unwrap(suite, private, slot):
-    """6.1: the candidate DEK of a slot, or None. cryptography takes enc as received [WRAP-4], and refuses an
-    all-zero X25519 result as it refuses a wrong tag [WRAP-1]."""
+    """6.1: the candidate DEK of a slot, or None. cryptography takes enc as received [WRAP-4], and no result of zero [WRAP-1]."""
     try:
         return SUITES[suite].hpke.decrypt(slot.enc + slot.wrapped_dek, private, info=hpke_info(suite))
     except (InvalidTag, ValueError):
         return None
-
 def check_public_key(kem, public):
     """6.1 [WRAP-2], of X-Wing's X25519 half too: a scalar is a multiple of 8, so just small orders give zero."""
     refuse_if(len(public) != kem.public_len, "malformed", f"a public key of {len(public)} bytes")
@@ -283,21 +283,19 @@ class Keys:                                       # 6.2: what follows from DEK, 
     def __init__(self, dek, salt, suite, opener=None):
         self.dek, self.salt, self.suite, self.opener = dek, salt, suite, opener         # opener: the CMK that found it
         self.prk = extract(salt, dek)
-        self.payload_key, self.header_key, self.dek_commitment, self.chain = (
-            expand(self.prk, b"sealwire v1 " + name + bytes([suite]), 32)
-            for name in (b"payload", b"header", b"commit", b"chain"))
+        names = b"payload", b"header", b"commit", b"chain"
+        derived = (expand(self.prk, b"sealwire v1 " + name + bytes([suite]), 32) for name in names)
+        self.payload_key, self.header_key, self.dek_commitment, self.chain = derived
     def header_mac(self, before):
         return hmac.digest(self.header_key, before, "sha256")
     def mask(self, proof, recipients_hash):       # 6.5: on, and off
         mask = expand(self.prk, b"sealwire v1 sender" + bytes([self.suite]) + recipients_hash, 128)
         return bytes(a ^ b for a, b in zip(proof, mask, strict=True))
     def signed(self, created_at, original, message):  # 6.5: what a sender signs
-        return (b"sealwire v1 sender proof" + bytes([self.suite]) + number(created_at, 8) + self.salt + original
-                + self.dek_commitment + message)
-
+        fixed = b"sealwire v1 sender proof" + bytes([self.suite]) + number(created_at, 8) + self.salt
+        return fixed + original + self.dek_commitment + message
 def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
-
 def fingerprint(kem, public):                     # 6.3
     return sha256(b"sealwire v1 key", number(kem.id, 2), public)
 def human_fingerprint(kem, public):                   # 12.4
@@ -308,8 +306,7 @@ def hint_of(mode, kem, salt, public):             # 6.3
     return (bytes(4), rotating[:4], fingerprint(kem, public)[:4])[mode]
 
 def find_keys(block, secrets, external_dek=None):
-    """6.4: keys in the order given, each on the slots in theirs [WRAP-7], then externals, for which
-    external_dek stands in for what a KMS would answer."""
+    """6.4: keys in the order given, each on the slots in theirs [WRAP-7]; then externals: external_dek is what a KMS answers."""
     kem, found, trials, wrong = SUITES[block.suite].kem, [], set(), 0
     for secret in secrets:
         private, public = key_pair(kem, secret)
@@ -334,8 +331,8 @@ P, ORDER = 2 ** 255 - 19, 2 ** 252 + 27742317777372353535851937790883648493     
 D = -121665 * pow(121666, -1, P) % P
 
 def point_fault(encoded):
-    """What keeps an Ed25519 point from being a key or an R, or None: OpenSSL minds neither y >= P nor a small order.
-    Eight times the point is the neutral one, y = 1, if its order is small; y and the square of x tell."""
+    """What keeps an Ed25519 point from being a key or an R, or None: OpenSSL minds neither y >= P nor a small order. Eight times
+    the point is the neutral one, y = 1, if its order is small; y and the square of x tell."""
     y = int.from_bytes(encoded, "little") % 2 ** 255
     if y >= P:
         return "not canonical"
@@ -345,7 +342,6 @@ def point_fault(encoded):
             return "not on the curve"
         y = (y * y + x2) * pow(1 - D * x2 * y * y, -1, P) % P
     return "of small order" if y == 1 else None
-
 def verify(key, signature, signed):               # [PRF-2]
     for name, point in ("verifying_key", key), ("R", signature[:32]):
         refuse_if(point_fault(point), "proof", f"[PRF-2] {name} is {point_fault(point)}")
@@ -354,7 +350,6 @@ def verify(key, signature, signed):               # [PRF-2]
         Ed25519PublicKey.from_public_bytes(key).verify(signature, signed)       # OpenSSL's is without the cofactor
     except InvalidSignature:
         raise Refused("proof", "[PRF-1] the signature does not hold") from None
-
 def proof_message(options, head, raw, binding):
     """6.5 [PRF-3]: `message` of what is signed; raw is message head and segments, as they were sent"""
     if options & OPT_COVERS:
@@ -363,18 +358,16 @@ def proof_message(options, head, raw, binding):
     return sha256(b"sealwire v1 channel", acceptor, binding) if head.flags & CHANNEL else b""
 
 def sender_of(block, keys, message, allowed):
-    """Who took up the DEK, in the order of 11.3: is it one of those allowed, then its proof [PRF-1] [PRF-4].
-    allowed is None, or verifying keys and standings."""
+    """Who took up the DEK, in the order of 11.3: is it allowed (None, or keys and standings), then its proof [PRF-1] [PRF-4]."""
     key, standing = None, "anonymous"
     if block.proof:
         now = sha256(block.recipients)
         proof = keys.mask(block.proof, now)
         key, original, signature = proof[:32], proof[32:64], proof[64:]
         alone = len(block.slots) == 1 and not block.externals and keys.opener is not None       # [PRF-6]
-        if block.options & OPT_COVERS:
-            standing = "signed" if original == now else "signed-rewrapped"
-        else:
-            standing = "origin" if original != now else "verified" if alone else "group"
+        of_message = "signed" if original == now else "signed-rewrapped"
+        of_dek = "origin" if original != now else "verified" if alone else "group"
+        standing = of_message if block.options & OPT_COVERS else of_dek
     if allowed:                                                                         # [PRF-7]
         refuse_if(key not in allowed[0], "policy", "[PRF-7] the sender is not in the list")
         refuse_if(standing not in allowed[1], "policy", f"[PRF-7] the standing {standing}")
@@ -387,7 +380,6 @@ def make_batch(entries):                          # 7
     refuse_if(not entries, "malformed", "[BAT-1] a batch needs an entry")
     check_limit(len(entries), MAX_ENTRIES, "entries of a batch")                        # [LIM-4]
     return b"".join(number(len(e), 4) + e for e in entries)
-
 def split_batch(payload):                         # 7 [BAT-3]: all entries, or none
     r, entries = Reader(payload, shortage="content"), []                                # [BAT-1] filled exactly
     while r.left():
@@ -395,20 +387,21 @@ def split_batch(payload):                         # 7 [BAT-3]: all entries, or n
         entries.append(r.take(r.number(4, "batch len"), "batch entry"))
     refuse_if(not entries, "content", "[BAT-1] a batch without entry")
     return entries
-
 def padme(n):                                     # 8: n < 2 comes out as it is
-    e = n.bit_length() - 1                        # floor(log2 n)
-    s = e.bit_length()                            # floor(log2 e) + 1
-    unit = 1 << max(e - s, 0)
+    e = n.bit_length() - 1                        # floor(log2 n); and e.bit_length() is s, floor(log2 e) + 1
+    unit = 1 << max(e - e.bit_length(), 0)
     return -(-n // unit) * unit
 def pad(payload):                                 # 8 [PAD-1]
     return payload.ljust(padme(len(payload) + 8) - 8, b"\0") + number(len(payload), 8)
+def payload_len(end, length):                     # 8: end is the end, at least, of a plaintext of this length
+    refuse_if(length < 8, "content", "[PAD-2] a padded plaintext of fewer than 8 bytes")
+    says = int.from_bytes(end[-8:], "big")
+    refuse_if(length != padme(says + 8), "content", f"[PAD-3] payload_len {says}")
+    return says
 def unpad(plaintext):                             # 8
-    refuse_if(len(plaintext) < 8, "content", "[PAD-2] a padded plaintext of fewer than 8 bytes")
-    payload_len = int.from_bytes(plaintext[-8:], "big")
-    refuse_if(len(plaintext) != padme(payload_len + 8), "content", f"[PAD-3] payload_len {payload_len}")
-    refuse_if(any(plaintext[payload_len:-8]), "content", "[PAD-4] padding that is not zero")
-    return plaintext[:payload_len]
+    says = payload_len(plaintext, len(plaintext))
+    refuse_if(any(plaintext[says:-8]), "content", "[PAD-4] padding that is not zero")
+    return plaintext[:says]
 
 # ==== 3 and 6 again, as a writer sees them
 def from_hex(request, name, default=b""):
@@ -417,7 +410,6 @@ def external_bytes(provider, key_ref, blob):      # 3.4
     return b"".join(number(len(x), n) + x for n, x in ((1, provider.encode()), (2, key_ref.encode()), (2, blob)))
 def slot_bytes(slot, own_enc):                    # 3.3
     return slot.hint + (slot.enc if own_enc else b"") + slot.wrapped_dek
-
 def make_block(options, created_at, slots, externals, keys, prove):
     """3: the bytes of a block; prove(original) answers what its proof holds"""
     check_limit(len(slots), MAX_SLOTS, "recipients")                                    # [LIM-4]
@@ -434,24 +426,19 @@ def make_block(options, created_at, slots, externals, keys, prove):
     block = before + keys.header_mac(before)
     parse_block(Reader(block))                          # [LIM-4]: what we would refuse, we do not send
     return block
-
 def wrap(request, options, to, keys):
     """6.1: answers the slots, and what HPKE did for each. A test may give the ephemerals, of X25519."""
     kem, own_enc = SUITES[keys.suite].kem, options & OPT_ENC_PER_SLOT
     for public in to:
         check_public_key(kem, public)                                                   # [WRAP-2]
-    ephemerals = [bytes.fromhex(e) for e in request.get("ephemerals") or []]
     count = 0 if kem is X_WING else len(to) if own_enc else min(len(to), 1)
-    ephemerals = ephemerals or [os.urandom(32) for _ in range(count)]                   # [WRAP-5]
+    ephemerals = [bytes.fromhex(e) for e in request.get("ephemerals") or []] or [os.urandom(32) for _ in range(count)]  # [WRAP-5]
     refuse_if(len(ephemerals) != count, "malformed", f"{count} ephemerals are needed")
     each = ephemerals if own_enc else (ephemerals or [None]) * len(to)
     steps = [hpke_seal(keys.suite, ephemeral, public, keys.dek) for ephemeral, public in zip(each, to)]
     hints = [hint_of(options & OPT_HINTS, kem, keys.salt, public) for public in to]
     return [Slot(hint, step["enc"], step["wrapped_dek"]) for hint, step in zip(hints, steps)], steps, ephemerals
-
-# A DEK that was taken up. make_block(message) makes its block when it is sent, since a proof may cover the message
-# (6.5); notes: intermediate values, for op explain.
-Epoch = namedtuple("Epoch", "segment_log2 options keys make_block notes")
+Epoch = namedtuple("Epoch", "segment_log2 options keys make_block notes")   # make_block(message): its proof may cover it
 
 def take_up_dek(request):
     """3, 6.1, 6.2: a DEK for request["to"], fresh as its salt [KEY-6] unless a test gives them."""
@@ -470,19 +457,17 @@ def take_up_dek(request):
     created_at = int(time.time()) if request.get("created_at") is None else request["created_at"]
     keys = Keys(dek, salt, suite)
     slots, steps, ephemerals = wrap(request, options, to, keys)
-
     def block_for(message):
         def prove(original):
             signer = Ed25519PrivateKey.from_private_bytes(sign_with)
             signature = signer.sign(keys.signed(created_at, original, message))
             return signer.public_key().public_bytes_raw() + original + signature
         return make_block(options, created_at, slots, externals, keys, prove)
-
     own_enc = options & OPT_ENC_PER_SLOT
-    notes = {"slots": [slot_bytes(slot, own_enc) for slot in slots], "hpke": steps, "hints": [s.hint for s in slots],
-             "enc": [step["enc"] for step in (steps if own_enc else steps[:1])], "ephemerals": ephemerals,
-             "fingerprints": [fingerprint(kem, public) for public in to], "info": hpke_info(suite),
-             "human_fingerprints": [human_fingerprint(kem, public) for public in to], **vars(keys)}
+    notes = {"slots": [slot_bytes(slot, own_enc) for slot in slots], "hpke": steps, "hints": [s.hint for s in slots], **vars(keys),
+             "enc": [step["enc"] for step in (steps if own_enc else steps[:1])], "ephemerals": ephemerals, "info": hpke_info(suite),
+             "fingerprints": [fingerprint(kem, public) for public in to],
+             "human_fingerprints": [human_fingerprint(kem, public) for public in to]}
     return Epoch(segment_log2, options, keys, block_for, notes)
 
 def seal_message(epoch, seq, flags, context, payload, binding, chain=b"", follow_up=False):
@@ -500,29 +485,29 @@ def seal_message(epoch, seq, flags, context, payload, binding, chain=b"", follow
     return block + message, {"envelope": block + message, "block": block, "head": head_bytes, "aad": aad,
                              "nonces": [nonce for nonce, _ in segments], "plaintext": plaintext,
                              "segments": [segment for _, segment in segments], "header_mac": block[-32:], **epoch.notes}
-
 def seal(request):                                # one self-contained message
     return seal_message(take_up_dek(request), request.get("seq", 0), PADDED if request.get("pad") else 0,
                         from_hex(request, "context"), from_hex(request, "payload"), from_hex(request, "binding"))
 
-def open_(data, secrets, binding, external_dek=None, allowed=None):
-    """One self-contained message, in the order of 11.3 [ERR-2]."""
+def open_(data, secrets, binding, external_dek=None, allowed=None, part=None):
+    """One self-contained message, in the order of 11.3 [ERR-2]. part: from where to where its payload is read (5.5)."""
     reader = Reader(data)
     block, head = parse_envelope(reader)
     reader.refuse_if(head.flags & CHANNEL, "malformed", "[CHN-2] flag channel outside of a channel")
-    segments = list(scan_segments(reader, head))
-    reader.refuse_if(reader.left(), "trailing", f"[SEG-8] {reader.left()} bytes after the final segment")
+    check_limit(1 << head.segment_log2 if part else 0, MAX_SEGMENT, "plaintext bytes of a segment")     # [LIM-5]
+    body, aad = Reader(data, reader.at), aad_of(head, b"", binding)
+    if not part or block.options & OPT_COVERS:    # [PRF-8]: all of it is verified before any part; it is held, not read twice
+        segments = list(scan_segments(reader, head, 2 ** 64 if part else MAX_PLAINTEXT))
+        reader.refuse_if(reader.left(), "trailing", f"[SEG-8] {reader.left()} bytes after the final segment")
     keys = find_keys(block, secrets, external_dek)
-    message = proof_message(block.options, head, data[len(block.raw):], binding)
-    sender = sender_of(block, keys, message, allowed)
-    return {"payload": open_segments(segments, keys, head, b"", binding), "context": head.context, "seq": head.seq,
-            "created_at": block.created_at, "sender": sender}
+    sender = sender_of(block, keys, proof_message(block.options, head, data[len(block.raw):], binding), allowed)
+    payload = open_part(body, keys, head, aad, *part) if part else open_segments(segments, keys, head, aad)
+    return {"payload": payload, "context": head.context, "seq": head.seq, "created_at": block.created_at, "sender": sender}
 
 # ==== 9 channels
 def seal_channel(request):
-    """9: the bytes of a whole channel. A message may carry "to", "suite", "segment_log2", "hints" and
-    "sign_with" of its own (and so on), which count where it begins an epoch (9.2)."""
-    out, epoch, closed = [], None, False
+    """9: the bytes of a whole channel. What a message has of its own, "to", "suite" and so on, counts where it begins an epoch."""
+    out, epoch, closed, binding = [], None, False, from_hex(request, "binding")
     side = CHANNEL | (ACCEPTOR if request.get("role") == "acceptor" else 0)
     messages = request["messages"] + ([{"notice": True, "last": True}] if request.get("notice") else [])    # [CHN-15]
     for seq, message in enumerate(messages):
@@ -539,8 +524,7 @@ def seal_channel(request):
             chain, follow_up, old = (epoch.keys.chain if epoch else b""), False, epoch  # [CHN-7]
             epoch = take_up_dek({**request, **message})
             refuse_if(old and old.keys.salt == epoch.keys.salt, "malformed", "[CHN-5] the salt of the epoch before")
-        out.append(seal_message(epoch, seq, flags, from_hex(message, "context"), payload,
-                                from_hex(request, "binding"), chain, follow_up)[0])
+        out.append(seal_message(epoch, seq, flags, from_hex(message, "context"), payload, binding, chain, follow_up)[0])
     return b"".join(out)
 
 def open_channel(data, secrets, role, binding, allowed):
@@ -557,15 +541,14 @@ def open_channel(data, secrets, role, binding, allowed):
             old, (block, head) = block, parse_envelope(reader)
             reader.refuse_if(old and old.salt == block.salt, "malformed", "[CHN-5] the salt of the epoch before")
         refuse_if(not head.flags & CHANNEL, "malformed", f"[CHN-1] message {seq}: no flag channel")
-        own_side = bool(head.flags & ACCEPTOR) == (role == "acceptor")
-        refuse_if(own_side, "malformed", f"[CHN-10] message {seq} comes from the reader's own side")
+        refuse_if(bool(head.flags & ACCEPTOR) == (role == "acceptor"), "malformed", f"[CHN-10] message {seq}: from our own side")
         refuse_if(head.seq != seq, "malformed", f"[CHN-3] [CHN-4] seq {head.seq} instead of {seq}")
         if kind != FOLLOW_UP:
             chain, before, segment_log2 = (keys.chain if keys else b""), sender, head.segment_log2      # [CHN-7]
             keys = find_keys(block, secrets)
             sender = sender_of(block, keys, proof_message(block.options, head, b"", binding), allowed)
             refuse_if(before not in (None, sender), "proof", "[CHN-6] the sender is not that of the epoch before")
-        payload = open_segments(scan_segments(reader, head), keys, head, chain, binding)    # opened as they arrive
+        payload = open_segments(scan_segments(reader, head), keys, head, aad_of(head, chain, binding))      # opened as they arrive
         for entry in split_batch(payload) if head.flags & BATCH else [payload]:
             if head.flags & BATCH or payload or not head.flags & LAST:                  # [CHN-15]
                 yield entry, head.context, sender
@@ -576,15 +559,14 @@ def open_channel(data, secrets, role, binding, allowed):
 
 # ==== 10.5 rewrapping
 def rewrap(request, secrets):
-    """The block for other recipients: [RWP-1] suite, created_at, salt and what the proof says stay. The proof is
-    not verified, for want of its message. Externals stay as slots do: unless all recipients are replaced."""
+    """The block for other recipients [RWP-1]. Its proof is not verified, for want of the message. Externals stay as slots do."""
     reader = Reader(from_hex(request, "block"))
     block = parse_block(reader)
     reader.refuse_if(reader.left(), "trailing", f"{reader.left()} bytes after the block")
     add, remove = ([bytes.fromhex(pk) for pk in request.get(name) or []] for name in ("add", "remove"))
     refuse_if(len(set(add)) != len(add), "usage", "[WRAP-3] a recipient is added twice")
-    refuse_if(add and block.proof and not block.options & OPT_COVERS and not request.get("weaken"), "usage",
-              "[RWP-3] whoever is added can then write as origin")
+    weaker = add and block.proof and not (block.options & OPT_COVERS or request.get("weaken"))
+    refuse_if(weaker, "usage", "[RWP-3] whoever is added can then write as origin")
     keys, kem, mode = find_keys(block, secrets), SUITES[block.suite].kem, block.options & OPT_HINTS
     kept, externals, hint = block.slots, block.externals, lambda public: hint_of(mode, kem, block.salt, public)
     if request.get("replace_all"):
@@ -615,7 +597,6 @@ def bech32m_checksum(hrp, groups):                # BIP-350: 1 for a whole strin
         for i, g in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
             check ^= g if top >> i & 1 else 0
     return check ^ 0x2BC830A3 ^ 1
-
 def write_key(kind, key, kem=X25519):             # 12.1
     data, hrp = (number(kem.id, 2) if kind in KEM_KINDS else b"") + key, KEY_KINDS[kind]
     bits = "".join(f"{byte:08b}" for byte in data)
@@ -624,7 +605,6 @@ def write_key(kind, key, kem=X25519):             # 12.1
     groups += [check >> 5 * (5 - i) & 31 for i in range(6)]
     string = hrp + "1" + "".join(BECH32[g] for g in groups)
     return string.upper() if kind in SECRET_KINDS else string
-
 def read_key(string):                             # 12.1: answers kind, key and kem, which senders have not
     refuse_if(string.lower() != string and string.upper() != string, "malformed", "[TXT-4] mixed case")
     hrp, one, rest = string.lower().rpartition("1")
@@ -648,9 +628,26 @@ def read_key(string):                             # 12.1: answers kind, key and 
     refuse_if(kind == "sender" and point_fault(key), "malformed", f"[TXT-8] a verifying key: {point_fault(key)}")
     return kind, key, kem
 
+# ==== 12.5 armor
+BEGIN, END, BLANKS = rb"-----BEGIN SEALWIRE ENVELOPE-----", rb"-----END SEALWIRE ENVELOPE-----", rb"[ \t\n\f\r]{0,1024}"
+LINES = rb"\r?\n((?:Q{64}\r?\n)*(?:(?:Q{4}){0,15}(?:Q{4}|Q{3}=|Q{2}==)\r?\n)?)".replace(b"Q", rb"[0-9A-Za-z+/]")
+UP_TO_END = BLANKS + BEGIN + LINES
+WHOLE, CUT = re.compile(UP_TO_END + END + rb"(?:\r?\n)?" + BLANKS), re.compile(UP_TO_END + rb"(?!" + END + rb")[^\n]*")
+def write_armor(data):
+    return b"\n".join([BEGIN, *(base64.b64encode(data[i:i + 48]) for i in range(0, len(data), 48)), END, b""])
+def read_armor(text):                             # the line in which a text is cut may be anything
+    whole, cut = WHOLE.fullmatch(text), CUT.fullmatch(text) or (BEGIN + b"\r").startswith(re.sub(rb"\A" + BLANKS, b"", text))
+    refuse_if(not whole, "truncated" if cut else "malformed", "[ARM-1] [ARM-2] lines, or what stands around them")
+    data = base64.b64decode(whole[1])             # which passes over the ends of lines
+    canonical = base64.b64encode(data) == b"".join(whole[1].split())
+    refuse_if(not data or not canonical, "malformed", "[ARM-1] no line, or bits of the last character that are not zero")
+    return data
+
 # ==== The entries: serve for tests, seal and open for people
 def answer(request):
     op, binding, bytes_ = request["op"], from_hex(request, "binding"), from_hex(request, "bytes")
+    bytes_ = read_armor(bytes_) if request.get("armored") else bytes_
+    bytes_ = join(from_hex(request, "block"), bytes_) if request.get("detached") else bytes_
     secrets, allowed = [bytes.fromhex(k) for k in request.get("keys") or []], None
     if request.get("senders") is not None:
         accept = ["signed", "verified"] if request.get("accept") is None else request["accept"]
@@ -660,19 +657,20 @@ def answer(request):
     answers = {
         "seal": lambda: seal(request)[0], "explain": lambda: seal(request)[1],
         "channel-seal": lambda: seal_channel(request), "rewrap": lambda: rewrap(request, secrets),
-        "open": lambda: open_(bytes_, secrets, binding, from_hex(request, "dek", None), allowed),
+        "open": lambda: open_(bytes_, secrets, binding, from_hex(request, "dek", None), allowed, request.get("part")),
+        "armor": lambda: write_armor(bytes_),
         "key": lambda: as_answer(*read_key(request["string"])),
         "key-string": lambda: write_key(request["kind"], from_hex(request, "key"), KEMS[request.get("kem", X25519.id)]),
     }
     if op != "channel-open":
         return {"ok": answers[op]()}
-    delivered = []
+    delivered, refused = [], (None, "")
     try:
         for payload, context, sender in open_channel(bytes_, secrets, request["role"], binding, allowed):
             delivered.append({"payload": payload, "context": context, "sender": sender})
     except Refused as e:
-        return {"delivered": delivered, "refused": e.category, "text": e.text}
-    return {"delivered": delivered, "refused": None, "text": ""}
+        refused = e.args
+    return {"delivered": delivered, "refused": refused[0], "text": refused[1]}
 
 def serve():
     for line in sys.stdin.buffer:
@@ -692,10 +690,9 @@ def main(arguments):
     if wanted is None or any(kind != wanted for kind, _, _ in keys):
         sys.exit(__doc__)
     data, keys, suite = sys.stdin.buffer.read(), [key for _, key, _ in keys], 1 if keys[0][2] is X25519 else 3
-    if wanted == "cmk":
-        sys.stdout.buffer.write(open_(data, keys, b"")["payload"])
-    else:
-        sys.stdout.buffer.write(seal({"to": [key.hex() for key in keys], "suite": suite, "payload": data.hex()})[0])
+    to_seal = {"to": [key.hex() for key in keys], "suite": suite, "payload": data.hex()}
+    data = read_armor(data) if wanted == "cmk" and data[:1] in (b"-", b" ", b"\t", b"\n", b"\f", b"\r") else data      # 12.5
+    sys.stdout.buffer.write(open_(data, keys, b"")["payload"] if wanted == "cmk" else seal(to_seal)[0])
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -2,6 +2,7 @@
 //! crate's own code, so that it can also write what the crate would not.
 #![allow(dead_code, reason = "every test file uses its own part of the kit")]
 
+pub mod apart;
 pub mod scenarios;
 pub mod senders;
 

@@ -11,6 +11,10 @@ pub enum Way {
     /// A channel, by the side that accepted the connection or the one that opened it.
     Acceptor,
     Initiator,
+    /// A message whose block is given apart.
+    Detached,
+    /// A self-contained message as text.
+    Armor,
 }
 
 pub struct Scenario {
@@ -20,6 +24,10 @@ pub struct Scenario {
     pub keys: Vec<[u8; 32]>,
     pub binding: Vec<u8>,
     pub bytes: Vec<u8>,
+    /// The block of a message that was kept apart from it.
+    pub block: Option<Vec<u8>>,
+    /// The bytes of the payload that are asked for, where it is not all of them.
+    pub range: Option<(u64, u64)>,
     /// `None` where everything opens; otherwise the layer that must fail and the answer.
     pub refused: Option<(&'static str, &'static str)>,
     /// What is released: contexts and payloads, in order.
@@ -35,7 +43,7 @@ pub const OTHER: [u8; 32] = [0x62; 32];
 pub(super) const PAYLOAD: &[u8] = b"attack at dawn";
 pub(super) const CHANNEL: u8 = 8;
 pub(super) const LAST: u8 = 1;
-const PADDED: u8 = 2;
+pub(super) const PADDED: u8 = 2;
 const BATCH: u8 = 4;
 pub(super) const ACCEPTOR: u8 = 16;
 
@@ -76,6 +84,8 @@ impl Kit {
             keys: vec![KEY],
             binding: Vec::new(),
             bytes,
+            block: None,
+            range: None,
             refused: None,
             released: Vec::new(),
             sender: None,
@@ -141,6 +151,7 @@ pub fn all() -> Vec<Scenario> {
     attacks(&mut kit);
     batches(&mut kit);
     super::senders::add(&mut kit);
+    super::apart::add(&mut kit);
     kit.all
 }
 

@@ -33,14 +33,14 @@ fn sealed(forge: &Forge) -> Vec<u8> {
 }
 
 /// What a rewrap makes of a block: these slots, each with its enc, and the proof masked anew.
-fn rewrapped(old: &Forge, proof: &Proof, slots: Vec<Vec<u8>>) -> Forge {
+pub(super) fn rewrapped(old: &Forge, proof: &Proof, slots: Vec<Vec<u8>>) -> Forge {
     let mut new = Forge { options: old.options | 8, enc: None, slots, ..old.clone() };
     new.put(proof);
     new
 }
 
 /// A slot of a block with a shared enc as a rewrap keeps it.
-fn kept(old: &Forge, slot: usize) -> Vec<u8> {
+pub(super) fn kept(old: &Forge, slot: usize) -> Vec<u8> {
     let slot = &old.slots[slot];
     [&slot[..4], &old.enc.unwrap(), &slot[4..]].concat()
 }
