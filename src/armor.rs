@@ -16,7 +16,7 @@ const END: &str = "-----END SEALWIRE ENVELOPE-----";
 const LINE: usize = 48;
 const WIDTH: usize = 64;
 /// Blank characters that may stand before and behind.
-const BLANKS: u64 = 1024;
+const BLANKS: usize = 1024;
 
 /// What is wrong with a text that is to be an armored envelope. It comes inside an [`io::Error`] of kind `InvalidData`, or
 /// `UnexpectedEof` where the text was cut.
@@ -134,6 +134,8 @@ pub struct ArmorReader<R> {
 #[derive(PartialEq, Eq, Clone, Copy)]
 enum State {
     Before,
+    /// The first line has come, and nothing after it.
+    Begun,
     Inside,
     /// A line that was not full has come: only the end may follow.
     Short,
@@ -152,24 +154,31 @@ impl<R: BufRead> ArmorReader<R> {
     }
 
     /// The next line without its end; of a long one, as much as tells that it is none.
-    fn next_line(&mut self) -> io::Result<Vec<u8>> {
-        let mut line = Vec::with_capacity(WIDTH + 2);
-        self.input.by_ref().take(WIDTH as u64 + 2).read_until(b'\n', &mut line)?;
-        if line.pop_if(|last| *last == b'\n').is_some() {
-            line.pop_if(|last| *last == b'\r');
+    fn next_line(&mut self) -> io::Result<Line> {
+        let mut bytes = Vec::with_capacity(WIDTH + 2);
+        self.input.by_ref().take(WIDTH as u64 + 2).read_until(b'\n', &mut bytes)?;
+        let ended = bytes.pop_if(|last| *last == b'\n').is_some();
+        let last = !ended && self.peek()?.is_none();
+        // Of a line end that was cut.
+        if ended || last {
+            bytes.pop_if(|last| *last == b'\r');
         }
-        Ok(line)
+        Ok(Line { bytes, last })
     }
 
-    /// Skips blank characters, up to the limit. [ARM-2]
-    fn skip_blanks(&mut self) -> io::Result<()> {
-        let mut skipped = 0;
+    /// The next byte, which stays where it is.
+    fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
-            let buffer = self.input.fill_buf()?;
-            let Some(byte) = buffer.first().copied() else { return Ok(()) };
-            if !byte.is_ascii_whitespace() {
-                return Ok(());
+            match self.input.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                buffer => return buffer.map(|buffer| buffer.first().copied()),
             }
+        }
+    }
+
+    /// Skips blank characters, up to the limit less those that have been. [ARM-2]
+    fn skip_blanks(&mut self, mut skipped: usize) -> io::Result<()> {
+        while let Some(byte) = self.peek()?.filter(u8::is_ascii_whitespace) {
             skipped += 1;
             if skipped > BLANKS {
                 return self.wrong("comes after more than 1,024 blank characters");
@@ -177,40 +186,39 @@ impl<R: BufRead> ArmorReader<R> {
             self.line += u64::from(byte == b'\n');
             self.input.consume(1);
         }
+        Ok(())
     }
 
     /// Makes the bytes of the next line ready; none at the end of the text. [ARM-1]
     fn load(&mut self) -> io::Result<()> {
         if self.state == State::Before {
-            self.skip_blanks()?;
+            self.skip_blanks(0)?;
             let line = self.next_line()?;
-            if line != BEGIN.as_bytes() {
-                let cut = self.is_cut(&line, BEGIN)?;
+            if line.bytes != BEGIN.as_bytes() {
+                let cut = line.is_cut(BEGIN);
                 return self.wrong(if cut { CUT } else { "is not -----BEGIN SEALWIRE ENVELOPE-----" });
             }
             self.line += 1;
-            self.state = State::Inside;
+            self.state = State::Begun;
         }
-        let line = self.next_line()?;
-        if line == END.as_bytes() {
+        if self.is_at_end()? {
             return self.end();
         }
-        if self.is_cut(&line, END)? {
+        let line = self.next_line()?;
+        if line.is_cut(END) {
             return self.wrong(CUT);
         }
-        match line.len() {
-            _ if self.state == State::Short => return self.wrong("follows one that was shorter than the others"),
-            1..=WIDTH => {}
-            _ => return self.wrong("is not of 64 characters at the most"),
+        if self.state == State::Short {
+            return self.wrong("follows one that was shorter than the others");
+        }
+        if !(1..=WIDTH).contains(&line.bytes.len()) {
+            return self.wrong("is not of 64 characters at the most");
         }
         let mut buffer = [0; LINE];
-        let Ok(bytes) = Base64::decode(&line, &mut buffer) else {
-            let cut = self.input.fill_buf()?.is_empty();
-            return self.wrong(if cut { CUT } else { "is not base64" });
+        let Ok(bytes) = Base64::decode(&line.bytes, &mut buffer) else {
+            return self.wrong(if line.last { CUT } else { "is not base64" });
         };
-        if bytes.len() < LINE {
-            self.state = State::Short;
-        }
+        self.state = if bytes.len() < LINE { State::Short } else { State::Inside };
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
         self.at = 0;
@@ -218,20 +226,57 @@ impl<R: BufRead> ArmorReader<R> {
         Ok(())
     }
 
-    /// Whether a line is the beginning of one that was to be there, and the last thing that is.
-    fn is_cut(&mut self, line: &[u8], whole: &str) -> io::Result<bool> {
-        Ok(whole.as_bytes().starts_with(line) && self.input.fill_buf()?.is_empty())
+    /// Whether the last line comes next; if so, it is gone.
+    fn is_at_end(&mut self) -> io::Result<bool> {
+        // A dash stands in no other line. Behind it may be blank characters, without an end of the line.
+        if self.peek()? != Some(b'-') {
+            return Ok(false);
+        }
+        let mut line = [0; END.len()];
+        let mut have = 0;
+        while let Some(byte) = self.peek()?.filter(|byte| *byte != b'\n' && have < END.len()) {
+            line[have] = byte;
+            have += 1;
+            self.input.consume(1);
+        }
+        if line == *END.as_bytes() {
+            return Ok(true);
+        }
+        let cut = END.as_bytes().starts_with(&line[..have]) && self.peek()?.is_none();
+        self.wrong(if cut { CUT } else { "is not -----END SEALWIRE ENVELOPE-----" })
     }
 
     fn end(&mut self) -> io::Result<()> {
-        self.line += 1;
-        self.skip_blanks()?;
-        if !self.input.fill_buf()?.is_empty() {
+        if self.state == State::Begun {
+            return self.wrong("is the end of an empty text");
+        }
+        // The end of the last line is none of what may follow it.
+        let carriage_return = self.peek()? == Some(b'\r');
+        self.input.consume(usize::from(carriage_return));
+        let ended = self.peek()? == Some(b'\n');
+        self.input.consume(usize::from(ended));
+        self.line += u64::from(ended);
+        self.skip_blanks(usize::from(carriage_return && !ended))?;
+        if self.peek()?.is_some() {
             return self.wrong("stands behind the end");
         }
         self.bytes.clear();
         (self.at, self.state) = (0, State::Over);
         Ok(())
+    }
+}
+
+/// A line of a text, without its end.
+struct Line {
+    bytes: Vec<u8>,
+    /// Whether the input ends with it, and it does not.
+    last: bool,
+}
+
+impl Line {
+    /// Whether it is the beginning of one that was to be there, and the last thing that is.
+    fn is_cut(&self, whole: &str) -> bool {
+        self.last && whole.as_bytes().starts_with(&self.bytes)
     }
 }
 
@@ -241,14 +286,7 @@ impl<R: BufRead> Read for ArmorReader<R> {
             return Err(io::Error::other("it failed before and gives nothing more"));
         }
         while self.at == self.bytes.len() && self.state != State::Over && !out.is_empty() {
-            match self.load() {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.state = State::Failed;
-                    return Err(error);
-                }
-            }
+            self.load().inspect_err(|_| self.state = State::Failed)?;
         }
         let bytes = self.bytes.get(self.at..).unwrap_or_default();
         let n = bytes.len().min(out.len());
@@ -291,6 +329,39 @@ mod tests {
             let crlf = format!(" \n\t{}\n\n ", pem.replace('\n', "\r\n"));
             assert_eq!(read(crlf.as_bytes()).unwrap(), bytes);
             assert_eq!(read(pem.trim_end().as_bytes()).unwrap(), bytes);
+        }
+    }
+
+    /// Gives a line at a time, and is interrupted before each of them and before the end.
+    struct Interrupted<'a> {
+        lines: Vec<&'a [u8]>,
+        next: bool,
+    }
+
+    impl Read for Interrupted<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            self.next = !self.next;
+            if self.next {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let line = self.lines.pop().unwrap_or_default();
+            out[..line.len()].copy_from_slice(line);
+            Ok(line.len())
+        }
+    }
+
+    /// An interruption changes nothing: no line is lost by it.
+    #[test]
+    fn interruptions_are_waited_out() {
+        let good = armor(&[7; 100], 100);
+        let wrong = good.replacen("\nBwc", "\n!wc", 1);
+        let empty = good.replacen("\n", "\n\n", 2);
+        for text in [good.clone(), wrong, empty, good[..good.len() - 20].to_owned()] {
+            let lines = text.as_bytes().split_inclusive(|byte| *byte == b'\n').rev().collect();
+            let mut out = Vec::new();
+            let read_all = ArmorReader::new(io::BufReader::new(Interrupted { lines, next: false })).read_to_end(&mut out);
+            let without = read(text.as_bytes());
+            assert_eq!((read_all.is_ok(), out.len()), (without.is_ok(), if without.is_ok() { 100 } else { out.len() }), "{text}");
         }
     }
 

@@ -18,6 +18,7 @@ pub fn add(kit: &mut Kit) {
     armor_around(kit);
     armor_lines(kit);
     armor_cut(kit);
+    ends_of_armor(kit);
 }
 
 fn alice(standing: &'static str) -> Option<(&'static str, [u8; 32])> {
@@ -750,4 +751,36 @@ fn armor_cut(kit: &mut Kit) {
     let scenario = kit.refuses("armor-of-another", "a right text for somebody else", good.clone().into_bytes(), "key", "nokey");
     (scenario.way, scenario.keys) = (Way::Armor, vec![[KEY[0] + 1; 32]]);
     kit.refuses("armor-as-bytes", "BLK-1: a text where an envelope is read", good.into_bytes(), "block", "malformed");
+}
+
+/// Where a text ends, and where it is cut.
+fn ends_of_armor(kit: &mut Kit) {
+    // ARM-2: blanks behind the text, and none but them behind its last line.
+    let (bytes, payload) = sized(5);
+    let good = armored(&bytes);
+    for (name, blanks) in [("space", " ".to_owned()), ("tab-lf", "\t\n".into()), ("cr", "\r".into()), ("1024", " ".repeat(1024))]
+    {
+        let text = format!("{}{blanks}", good.trim_end()).into_bytes();
+        let name = format!("armor-on-the-last-line-{name}");
+        kit.opens(&name, "ARM-2: blanks behind the last line's dashes", text, b"", &payload).way = Way::Armor;
+    }
+    // 12.5: a text without its end is truncated.
+    let mut cut = |name: &str, bytes: &[u8]| {
+        let name = format!("armor-cut-{name}");
+        kit.refuses(&name, "a text without its end", bytes.to_vec(), "armor", "truncated").way = Way::Armor;
+    };
+    cut("nothing", b"");
+    cut("blanks", b"  \n");
+    cut("first-dash", b"-");
+    cut("begin", &good.as_bytes()[..12]);
+    cut("begin-last-dash", &good.as_bytes()[..BEGIN.len() - 2]);
+    let end = good.len() - END.len();
+    cut("end-first-dash", &good.as_bytes()[..end + 1]);
+    cut("end-label", &good.as_bytes()[..end + 20]);
+    cut("end-last-dash", &good.as_bytes()[..good.len() - 2]);
+    cut("cr-of-begin", format!("{}\r", BEGIN.trim_end()).as_bytes());
+    cut("cr-of-a-full-line", format!("{}\r", &good[..BEGIN.len() + 64]).replace("-----\n", "-----\r\n").as_bytes());
+    // 12.5: there is a last line, of 4 to 64 characters.
+    let none = enclosed(&[]).into_bytes();
+    kit.refuses("armor-no-line", "ARM-1: no line", none, "armor", "malformed").way = Way::Armor;
 }
