@@ -160,7 +160,7 @@ impl<R: AsyncRead + Unpin> Read for Ready<R> {
     }
 }
 
-/// read(text) = Ok(x)  =>  write(x) = text, but for line ends and what is blank around it; and read(write(x)) = x
+/// read(text) = Ok(x)  =>  write(x) = text, but for line ends and what is blank around it; and read(write(x)) = x, unless that is empty
 pub fn armor(data: &[u8]) {
     let Some(([piece], rest)) = data.split_first_chunk::<1>() else { return };
     let write = |bytes: &[u8]| {
@@ -172,7 +172,7 @@ pub fn armor(data: &[u8]) {
         let mut bytes = Vec::new();
         ArmorReader::new(BufReader::with_capacity(usize::from(*piece) + 1, text)).read_to_end(&mut bytes).map(|_| bytes)
     };
-    assert_eq!(read(&write(rest)).unwrap(), rest);
+    assert_eq!(read(&write(rest)).ok().as_deref(), Some(rest).filter(|rest| !rest.is_empty()));
     for text in [rest, &edit(&write(&envelopes()[0].0), rest)] {
         let Ok(bytes) = read(text) else { continue };
         let text = std::str::from_utf8(text).unwrap().replace("\r\n", "\n");
