@@ -872,9 +872,10 @@ fn a_payload_that_changes_is_told() {
     let mut child = place.command(["seal", "-r", &place.recipient, "-o", "held", "log"]).spawn().unwrap();
     drop(child.stdin.take());
     let mut out = fs::File::open(&fifo).unwrap();
-    thread::sleep(Duration::from_millis(100));
+    // With the first bytes it has looked at the file.
+    let mut sealed = vec![0; 100];
+    out.read_exact(&mut sealed).unwrap();
     place.write("log", &payload(200_000));
-    let mut sealed = Vec::new();
     out.read_to_end(&mut sealed).unwrap();
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.err.contains("log was changed while it was read")), (0, true), "{}", ran.err);
