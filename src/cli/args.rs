@@ -192,7 +192,7 @@ pub(crate) struct From {
 }
 
 impl From {
-    /// Those that are files.
+    /// What may be names of files.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         self.senders.iter().map(PathBuf::from).collect()
     }

@@ -25,10 +25,7 @@ pub(super) enum Copying {
 impl Copying {
     /// A stream's end is written like all else of it.
     pub(super) fn ending(error: StreamError) -> Self {
-        Self::Writing(match error {
-            StreamError::Io(error) => error,
-            error => io::Error::other(error),
-        })
+        Self::Writing(error.into())
     }
 
     pub(super) fn about(self, source: &str, target: &str) -> Failure {

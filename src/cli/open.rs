@@ -91,29 +91,26 @@ impl Message {
             spool.rewind().map_err(|error| Failure::io(SPOOL, &error))?;
             // It has no name and is nobody else's.
             let mut again = self.begin(spool).map_err(|error| Failure::from(error).about(SPOOL))?.threads(cores());
-            self.copy(&mut again, output.as_mut(), &mut Progress::of(None).hidden_if(true))?
+            self.copy(&mut again, output.as_mut(), &mut Progress::of(None).hidden_if(true))?;
+            again.sender()
         } else {
             reader.get_mut().seen = None;
-            self.copy(&mut reader, output.as_mut(), &mut progress)?
+            self.copy(&mut reader, output.as_mut(), &mut progress)?;
+            reader.sender()
         };
         drop(progress);
         tell_sender(args.check, sender);
         output.map_or(Ok(()), Output::finish)
     }
 
-    fn copy<R: Read>(
-        &self,
-        reader: &mut OpenReader<R>,
-        output: Option<&mut Output>,
-        progress: &mut Progress,
-    ) -> Result<Option<Sender>, Failure> {
+    /// Plaintext to where it goes, or nowhere.
+    fn copy(&self, plaintext: &mut dyn Read, output: Option<&mut Output>, progress: &mut Progress) -> Result<(), Failure> {
         let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
         let copied = match output {
-            Some(output) => copy(reader, output.writer(), progress),
-            None => copy(reader, &mut io::sink(), progress),
+            Some(output) => copy(plaintext, output.writer(), progress),
+            None => copy(plaintext, &mut io::sink(), progress),
         };
-        copied.map_err(|error| error.about(&self.name, &target))?;
-        Ok(reader.sender())
+        copied.map_err(|error| error.about(&self.name, &target))
     }
 
     /// Opens a part of a payload: of an input that cannot seek, all is read and waits on the disk, sealed.
@@ -140,15 +137,10 @@ impl Message {
             return Err(outside(reader.payload_len().map_err(|error| self.about(error))?));
         }
         let sender = reader.sender();
-        let target = output.as_ref().map_or_else(String::new, |output| output.name().to_owned());
         let mut progress = Progress::of(Some(wanted)).hidden_if(matches!(output, Some(Output::Stream(..))));
         let left = wanted - len64(held.len());
         let mut part = io::Cursor::new(held).chain(reader.take(left));
-        let copied = match &mut output {
-            Some(output) => copy(&mut part, output.writer(), &mut progress),
-            None => copy(&mut part, &mut io::sink(), &mut progress),
-        };
-        copied.map_err(|error| error.about(&self.name, &target))?;
+        self.copy(&mut part, output.as_mut(), &mut progress)?;
         drop(progress);
         tell_sender(args.check, sender);
         output.map_or(Ok(()), Output::finish)

@@ -54,11 +54,16 @@ impl Identity {
     }
 }
 
-#[cfg(unix)]
 impl Identity {
-    /// Whether it is the same file, in whatever version.
+    /// Whether it is the same file, in whatever version; `false` where the system does not tell.
+    #[cfg(unix)]
     pub(super) fn is_same_place(&self, other: &Self) -> bool {
         self.place == other.place
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn is_same_place(&self, _: &Self) -> bool {
+        false
     }
 }
 
@@ -80,9 +85,7 @@ impl Replacement {
             .map_err(|error| Failure::io(show(&parked.path), &error))?;
         parked.persist().and_then(|folder| sync_folder(&folder).map_err(|error| Failure::io(show(&folder), &error)))
     }
-}
 
-impl Replacement {
     /// It is whole: from now on it may be read by whom it is for.
     pub(super) fn park(self) -> Result<Parked, Failure> {
         let Self { temporary, doomed, path, over } = self;

@@ -71,10 +71,7 @@ impl Store {
 
     pub(super) fn flush(&self) -> Result<(), Stop> {
         let Self::Stdout(sink) = self else { return Ok(()) };
-        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let flushed = tokio::task::block_in_place(|| sink.out.flush());
-        sink.broken |= flushed.is_err();
-        flushed.map_err(|error| Stop::Store { what: "standard output", error })
+        Sink::put(sink, BufWriter::flush).map_err(|error| Stop::Store { what: "standard output", error })
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -133,21 +130,18 @@ impl Incoming {
     }
 
     fn add(&mut self, content: &[u8]) -> io::Result<()> {
-        let file = match &mut self.temporary {
-            Temporary::Named(file, _) => file.as_file_mut(),
-            Temporary::Nameless(file) => file,
+        let (file, lasts) = match &mut self.temporary {
+            Temporary::Named(file, _) => (file.as_file_mut(), true),
+            Temporary::Nameless(file) => (file, false),
         };
         file.write_all(content)?;
         self.size = self.size.saturating_add(len64(content.len()));
         self.unsynced += content.len();
-        if self.unsynced >= UNSYNCED && matches!(self.temporary, Temporary::Named(..)) {
-            self.unsynced = 0;
-            return match &self.temporary {
-                Temporary::Named(file, _) => file.as_file().sync_data(),
-                Temporary::Nameless(_) => Ok(()),
-            };
+        if !lasts || self.unsynced < UNSYNCED {
+            return Ok(());
         }
-        Ok(())
+        self.unsynced = 0;
+        file.sync_data()
     }
 
     fn end(self, store: &Store) -> io::Result<()> {

@@ -119,9 +119,14 @@ impl<W: Work> Crew<W> {
         self.under_way.len() < most
     }
 
-    /// Whether the caller does all the work.
-    pub(super) fn is_alone(&self) -> bool {
-        self.threads == 1
+    /// Whether this is the process in which it was made.
+    pub(super) fn is_at_home(&self) -> bool {
+        self.process == Process::current()
+    }
+
+    /// The segment that waits for the caller, where nobody else could do it.
+    pub(super) fn waits_for_caller(&self, fits: impl Fn(&Segment) -> bool) -> bool {
+        self.threads == 1 && self.shared.state().waiting.front().is_some_and(fits)
     }
 
     /// Whether the caller may as well do the next segment: nobody else is there, or enough waits for all others.
@@ -140,9 +145,6 @@ impl<W: Work> Crew<W> {
         self.total = self.total.saturating_add(len64(segment.bytes.len()));
         if self.threads > 1 && self.helpers.is_empty() && self.total > SMALL {
             self.start();
-        }
-        if self.threads > 1 && self.helpers.is_empty() {
-            return self.shared.run(segment);
         }
         self.shared.state().waiting.push_back(segment);
         if !self.helpers.is_empty() {
@@ -183,7 +185,7 @@ impl<W: Work> Crew<W> {
     pub(super) fn pop(&mut self, wait: bool) -> Option<Finished> {
         let next = *self.under_way.front()?;
         // Helpers do not survive a fork, and are not waited for; where there are none, there is nothing to wait for.
-        let wait = self.helpers.is_empty() || (wait && self.process == Process::current());
+        let wait = self.helpers.is_empty() || (wait && self.is_at_home());
         loop {
             let mut state = self.shared.state();
             if let Some(at) = state.done.iter().position(|done| done.segment.index == next) {

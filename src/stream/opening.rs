@@ -86,8 +86,6 @@ pub(super) struct Opening {
     ready: Ready,
     /// Plaintext bytes of the next segment that a seek has gone past.
     skip: usize,
-    /// Whether the next segment has been read, and may be opened on its way to who asks for it.
-    is_waiting: bool,
     /// Whether there is nothing behind what is ready.
     done: bool,
     /// Segments that have been opened, from the first on, without a gap.
@@ -242,7 +240,6 @@ impl Opening {
             position: 0,
             ready: Ready::default(),
             skip: 0,
-            is_waiting: false,
             done: false,
             opened_through: 0,
             receipt: None,
@@ -305,7 +302,7 @@ impl Opening {
             return Ok(step);
         }
         loop {
-            if self.done || !self.ready.is_empty() || self.is_waiting {
+            if self.done || !self.ready.is_empty() || self.is_waiting() {
                 return Ok(Step::Ready);
             }
             // Whether the message has ended is known before its final segment is given, whatever is under way.
@@ -342,9 +339,16 @@ impl Opening {
         if n > 0 && self.wants().is_some_and(|wanted| wanted > 0) { Ok(()) } else { self.go_on() }
     }
 
+    /// Whether the next segment has been read, and may be opened on its way to who asks for it: the first one is opened when the
+    /// reader is made, the final one tells more, and of others a part may not be asked for.
+    fn is_waiting(&self) -> bool {
+        let asked = !self.done && self.ready.is_empty() && self.skip == 0 && !self.message.padded;
+        asked && self.crew.waits_for_caller(|segment| segment.index > 0 && !segment.last)
+    }
+
     /// Moves as much plaintext as there is, and fits.
     pub(super) fn take(&mut self, out: &mut [u8]) -> Result<usize, StreamError> {
-        if std::mem::take(&mut self.is_waiting) {
+        if self.is_waiting() {
             let fits = |segment: &Segment| segment.bytes.len() <= out.len().saturating_add(TAG_LEN);
             match self.crew.take_waiting(fits) {
                 Some(segment) => return self.open_into(segment, out).or_else(|error| self.fail(error)),
@@ -449,9 +453,6 @@ impl Opening {
             // Where the end is known, so is what is behind it.
             self.stage = if self.message.alone && self.known.is_none() { Stage::Behind } else { Stage::Over };
         }
-        // The first one is opened when the reader is made; the final one tells more; and of others a part may not be asked for.
-        let whole = self.index > 0 && !prefix.last && !self.message.padded && self.skip == 0;
-        self.is_waiting = whole && self.crew.is_alone();
         let bytes = self.intake.take();
         self.crew.push(Segment { index: self.index, last: prefix.last, bytes });
         self.index += 1;
@@ -565,7 +566,6 @@ impl Opening {
     /// Goes on reading at the beginning of a segment, whose place in the input the reader has gone to.
     pub(super) fn read_from(&mut self, segment: u64, consumed: u64) {
         self.crew.clear();
-        self.is_waiting = false;
         self.intake.clear();
         (self.stage, self.stop) = (Stage::Prefix, None);
         (self.index, self.consumed) = (segment, consumed);
@@ -574,7 +574,6 @@ impl Opening {
     /// Gives from a place in the payload on: `skip` bytes into the next segment, or at the end.
     pub(super) fn give_from(&mut self, position: u64, skip: usize, done: bool) {
         self.set_ready(Ready::default());
-        self.is_waiting = false;
         (self.position, self.skip, self.done) = (position, skip, done);
     }
 

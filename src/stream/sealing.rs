@@ -10,7 +10,6 @@ use crate::{
         schedule::{Schedule, SegmentAt},
     },
     payload::padded_len64,
-    platform::Process,
     seal::{Begun, STREAM_SEQ, SealError, Sealer, SealerBuilder, Unsigned},
     wire::{LimitExceeded, MAX_SEGMENTS, SegmentPrefix, TAG_LEN, len64},
 };
@@ -31,7 +30,6 @@ pub(super) struct Sealing {
     /// Bytes of plaintext so far.
     total: u64,
     end: End,
-    process: Process,
     failed: bool,
     block: Block,
 }
@@ -133,7 +131,6 @@ impl Sealing {
             index: 0,
             total: 0,
             end: End::Open { pad: *pad },
-            process: Process::current(),
             failed: false,
             block: Block { bytes: block.into(), signature },
         };
@@ -211,8 +208,12 @@ impl Sealing {
     /// The next sealed segment. Where it must be waited for, only with `wait`.
     pub(super) fn next(&mut self, wait: bool) -> Result<Option<Vec<u8>>, SealError> {
         self.check()?;
-        self.check_process()?;
-        let Some(mut finished) = self.crew.pop(wait) else { return Ok(None) };
+        let popped = self.crew.pop(wait);
+        // Asked of the system where something leaves or is waited for, and not at every small write.
+        if popped.is_some() || wait {
+            self.check_process()?;
+        }
+        let Some(mut finished) = popped else { return Ok(None) };
         if finished.result.is_err() {
             self.fail();
             return Err(SealError::Primitive);
@@ -249,7 +250,7 @@ impl Sealing {
 
     fn check_process(&self) -> Result<(), SealError> {
         // [KEY-5] The check is where bytes leave.
-        if self.process == Process::current() { Ok(()) } else { Err(SealError::Forked) }
+        if self.crew.is_at_home() { Ok(()) } else { Err(SealError::Forked) }
     }
 
     /// Sends what is gathered to be sealed.
