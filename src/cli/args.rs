@@ -2,7 +2,10 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{open::Standing, wire::HintMode};
+use crate::{
+    open::Standing,
+    wire::{HintMode, Suite},
+};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -125,10 +128,40 @@ impl std::convert::From<Hints> for HintMode {
     }
 }
 
+/// KEM, KDF and AEAD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SuiteChoice {
+    /// The one that this processor seals with faster; 1 where the size is not known to fit 2
+    Auto,
+    /// X25519, HKDF-SHA256, ChaCha20-Poly1305
+    #[value(name = "1")]
+    One,
+    /// X25519, HKDF-SHA256, AES-256-GCM: payloads of up to 256 GiB
+    #[value(name = "2")]
+    Two,
+}
+
+impl SuiteChoice {
+    /// For messages of at most so many bytes, where that is known.
+    pub(crate) fn for_messages_of(self, len: Option<u64>) -> Suite {
+        let fastest = Suite::fastest;
+        match self {
+            Self::One => Suite::X25519ChaCha20Poly1305,
+            Self::Two => Suite::X25519Aes256Gcm,
+            // A little less than the limit: padding counts too.
+            Self::Auto if len.is_some_and(|len| len <= fastest().longest_message() / 2) => fastest(),
+            Self::Auto => Suite::X25519ChaCha20Poly1305,
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct SealArgs {
     #[command(flatten)]
     pub(crate) to: Recipients,
+    /// Which ciphers
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) suite: SuiteChoice,
     /// Public text that is authenticated with the payload
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) context: String,
@@ -289,6 +322,9 @@ pub(crate) struct SendArgs {
     pub(crate) to: String,
     #[command(flatten)]
     pub(crate) recipients: Recipients,
+    /// Which ciphers
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) suite: SuiteChoice,
     /// Sign what is sent with a sender's key file
     #[arg(long, value_name = "KEYFILE")]
     pub(crate) sign_with: Option<PathBuf>,

@@ -56,7 +56,9 @@ const LINES: usize = 64 * 1024;
 const PIECE: usize = 256 * 1024;
 
 pub(super) fn run(args: SendArgs) -> Result<(), Failure> {
-    let mut sealer = Sealer::builder().to_all(read_recipients(&args.recipients)?);
+    // Messages of a channel are small.
+    let suite = args.suite.for_messages_of(Some(0));
+    let mut sealer = Sealer::builder().to_all(read_recipients(&args.recipients)?).suite(suite);
     if let Some(path) = &args.sign_with {
         sealer = sealer.sign_with(read_sender_key(path)?);
     }

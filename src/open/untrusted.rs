@@ -2,7 +2,7 @@
 
 use crate::{
     payload,
-    wire::{DekBlock, Limits, MessageHead, ParseError, Reader, SegmentPlan, len64},
+    wire::{DekBlock, LimitExceeded, Limits, MessageHead, ParseError, Reader, SegmentPlan, len64},
 };
 
 /// The parts of one whole envelope, as its bytes claim them.
@@ -53,6 +53,8 @@ impl<'a> Message<'a> {
         head.check_alone(block.options, len64(head_at))?;
         let (head_end, body) = (reader.offset(), reader.rest());
         let (plaintext, end) = payload::scan(body, head_end, head.segment_log2, limits)?;
+        // [SEG-11]
+        LimitExceeded::check("message", len64(plaintext), block.suite.longest_message())?;
         // [SEG-8]
         if end != len64(head_at).saturating_add(len64(rest.len())) {
             return Err(ParseError::TrailingBytes { offset: end });

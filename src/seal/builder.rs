@@ -25,7 +25,7 @@ use crate::{
 #[must_use]
 pub struct SealerBuilder {
     pub(super) to: Vec<Recipient>,
-    pub(super) suite: Suite,
+    pub(crate) suite: Suite,
     pub(super) hints: HintMode,
     pub(super) enc_per_slot: bool,
     pub(super) reuse: Reuse,
@@ -137,8 +137,10 @@ impl SealerBuilder {
     ///
     /// # Errors
     /// [`SealError`] for settings that no message could be sealed with.
-    pub fn build(self) -> Result<Sealer, SealError> {
+    pub fn build(mut self) -> Result<Sealer, SealError> {
         self.check()?;
+        // [SEG-11]
+        self.limits.message = self.limits.message.min(self.suite.longest_message());
         Ok(Sealer { process: Process::current(), settings: self, epoch: None, aad: Vec::new() })
     }
 

@@ -110,6 +110,8 @@ pub(super) struct Message {
     pub(super) front: u64,
     context: Bytes,
     pub(super) segment_log2: u8,
+    /// Bytes of plaintext that there may be.
+    longest: u64,
     pub(super) padded: bool,
     /// Whether the input ends where the message does.
     pub(super) alone: bool,
@@ -224,7 +226,9 @@ impl Opening {
         let front = base + len64(bytes.len());
         let aad = [&bytes[..], &opener.policy().binding].concat();
         let crew = Crew::new(Open { unlocked: unlocked.clone(), seq, aad });
-        let message = Message { opener: opener.clone(), unlocked, seq, head: bytes, front, context, segment_log2, padded, alone };
+        let longest = block.suite.longest_message();
+        let message =
+            Message { opener: opener.clone(), unlocked, seq, head: bytes, front, context, segment_log2, longest, padded, alone };
         let signed = message.is_signed();
         Ok(Self {
             hash: signed.then(|| message.hash()),
@@ -404,9 +408,7 @@ impl Opening {
                 if self.intake.len() == 0 && self.leapt_too_far() {
                     return Ok(());
                 }
-                let parsed =
-                    SegmentPrefix::parse(&mut Reader::new(self.intake.bytes(), at), self.index, self.message.segment_log2);
-                match parsed {
+                match self.parse_prefix(at) {
                     Ok(prefix) => self.stage = Stage::Body(prefix),
                     Err(error) => return self.stop(OpenError::from(error).into()),
                 }
@@ -438,6 +440,15 @@ impl Opening {
             Stage::Over => {}
         }
         Ok(())
+    }
+
+    fn parse_prefix(&self, at: u64) -> Result<SegmentPrefix, ParseError> {
+        let log2 = self.message.segment_log2;
+        let prefix = SegmentPrefix::parse(&mut Reader::new(self.intake.bytes(), at), self.index, log2)?;
+        // [SEG-11]
+        let plaintext = (self.index << log2) + u64::from(prefix.ciphertext);
+        LimitExceeded::check("message", plaintext, self.message.longest)?;
+        Ok(prefix)
     }
 
     /// A segment has been read, with its tag.

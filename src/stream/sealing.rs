@@ -27,8 +27,9 @@ pub(super) struct Sealing {
     size: usize,
     /// The number of the segment that is gathered.
     index: u64,
-    /// Bytes of plaintext so far.
+    /// Bytes of plaintext so far, and how many there may be.
     total: u64,
+    longest: u64,
     end: End,
     failed: bool,
     block: Block,
@@ -130,6 +131,7 @@ impl Sealing {
             size: 1 << segment_log2,
             index: 0,
             total: 0,
+            longest: sealer.settings.suite.longest_message(),
             end: End::Open { pad: *pad },
             failed: false,
             block: Block { bytes: block.into(), signature },
@@ -266,12 +268,12 @@ impl Sealing {
 
     /// Seals a whole segment, that others follow, from where it stands.
     fn push_from(&mut self, plaintext: &[u8]) -> Result<(), SealError> {
+        self.total += len64(plaintext.len());
         let index = self.next_index(false)?;
         let mut segment = Segment { index, last: false, bytes: self.spare.pop().unwrap_or_default() };
         segment.bytes.reserve_exact((PREFIX_LEN + self.size + TAG_LEN).saturating_sub(segment.bytes.len()));
         let result = self.crew.work().run_from(plaintext, &mut segment);
         self.crew.push_done(Finished { segment, result });
-        self.total += len64(plaintext.len());
         Ok(())
     }
 
@@ -280,7 +282,9 @@ impl Sealing {
         self.check_process()?;
         // [SEG-5]
         let most = if last { MAX_SEGMENTS } else { MAX_SEGMENTS - 1 };
-        if let Err(over) = LimitExceeded::check("segments", self.index + 1, most) {
+        let segments = LimitExceeded::check("segments", self.index + 1, most);
+        // [SEG-11]
+        if let Err(over) = segments.and_then(|()| LimitExceeded::check("message", self.total, self.longest)) {
             self.fail();
             return Err(over.into());
         }

@@ -72,6 +72,15 @@ impl Suite {
         }
     }
 
+    /// Bytes of plaintext, padding included, that a message has at the most. [SEG-11]
+    #[must_use]
+    pub fn longest_message(self) -> u64 {
+        match self.aead() {
+            Aead::Aes256Gcm => 1 << 38,
+            Aead::ChaCha20Poly1305 => u64::MAX,
+        }
+    }
+
     /// The suite in words.
     #[must_use]
     pub fn name(self) -> &'static str {

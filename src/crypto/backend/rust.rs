@@ -1,8 +1,13 @@
 //! RustCrypto and dalek: always there, every platform.
 
+use aes_gcm::Aes256Gcm;
 use chacha20poly1305::{
-    ChaCha20Poly1305, KeyInit,
-    aead::{AeadInOut, inout::InOutBuf},
+    ChaCha20Poly1305, KeyInit, KeySizeUser,
+    aead::{
+        AeadInOut,
+        consts::{U12, U16, U32},
+        inout::InOutBuf,
+    },
 };
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use hkdf::{Hkdf, HkdfExtract, hmac::Hmac, hmac::Mac};
@@ -17,11 +22,16 @@ use crate::{
 };
 
 /// ChaCha20-Poly1305 (RFC 8439) under one key.
-pub(crate) struct ChaCha(ChaCha20Poly1305);
+pub(crate) type ChaCha = Cipher<ChaCha20Poly1305>;
+/// AES-256-GCM (NIST SP 800-38D) under one key.
+pub(crate) type AesGcm = Cipher<Aes256Gcm>;
 
-impl ChaCha {
+/// An AEAD under one key.
+pub(crate) struct Cipher<A>(A);
+
+impl<A: KeyInit + AeadInOut<NonceSize = U12, TagSize = U16> + KeySizeUser<KeySize = U32>> Cipher<A> {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
-        Self(ChaCha20Poly1305::new(key.into()))
+        Self(A::new(key.into()))
     }
 
     /// Encrypts `text` in place and returns the tag.
