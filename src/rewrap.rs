@@ -196,7 +196,7 @@ impl Rewrap {
         let new = Slot { suite: block.suite, hints: options.hints, salt: block.salt, dek: &dek.secret };
         for recipient in &self.add {
             // [WRAP-5]
-            new.put(recipient, &Ephemeral::new(Entropy::default().secret()?), true, &mut slots)?;
+            new.put(recipient, &Ephemeral::new(&Entropy::default().secret()?)?, true, &mut slots)?;
         }
         let enc = if layout == SlotLayout::SharedEnc && count > 0 { block.enc } else { None };
         let slots = Slots::new(&slots, layout);

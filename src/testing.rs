@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 use crate::{
     channel::ChannelSealer,
     crypto::{
-        Secret32,
-        aead::AeadKey,
-        backend,
+        Secret32, backend,
         hpke::{self, MessageKey, Setting},
         kem::{self, Ephemeral, SharedSecret},
         schedule::Schedule,
@@ -70,11 +68,98 @@ pub(crate) fn observe(key: [u8; 32], nonce: [u8; 12]) {
     }
 }
 
-/// X25519, as slots are opened: `None` for the all-zero result.
-#[must_use]
-pub fn x25519(secret: &[u8; 32], public: &[u8; 32]) -> Option<[u8; 32]> {
-    backend::x25519(secret, public).ok().map(|shared| *shared.bytes())
+/// The primitives that there may be twice: portable, and those of AWS-LC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// RustCrypto and dalek.
+    Rust,
+    /// AWS-LC.
+    #[cfg(feature = "aws-lc")]
+    AwsLc,
 }
+
+impl Backend {
+    /// Those that this build has.
+    #[cfg(not(feature = "aws-lc"))]
+    pub const ALL: &[Self] = &[Self::Rust];
+    /// Those that this build has.
+    #[cfg(feature = "aws-lc")]
+    pub const ALL: &[Self] = &[Self::Rust, Self::AwsLc];
+
+    /// An AEAD as segments are sealed and opened.
+    #[must_use]
+    pub fn aead(self, aead: Aead, key: &[u8; 32]) -> Box<dyn TestAead> {
+        match self {
+            Self::Rust => Box::new(backend::rust::AeadKey::new(aead, key).ok()),
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc => Box::new(backend::aws_lc::AeadKey::new(aead, key).ok()),
+        }
+    }
+
+    /// X25519, as slots are opened: `None` for the all-zero result.
+    #[must_use]
+    pub fn x25519(self, secret: &[u8; 32], public: &[u8; 32]) -> Option<[u8; 32]> {
+        let secret = Secret32::copied(secret);
+        let shared = match self {
+            Self::Rust => backend::rust::DhKey::new(&secret).agree(public),
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc => backend::aws_lc::DhKey::new(&secret).agree(public),
+        };
+        shared.ok().map(|shared| *shared.bytes())
+    }
+
+    /// The X25519 public key, as ephemerals are made.
+    #[must_use]
+    pub fn x25519_public(self, secret: &[u8; 32]) -> Option<[u8; 32]> {
+        let secret = Secret32::copied(secret);
+        match self {
+            Self::Rust => backend::rust::DhKey::new(&secret).public(),
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc => backend::aws_lc::DhKey::new(&secret).public(),
+        }
+        .ok()
+    }
+}
+
+/// An AEAD under one key.
+pub trait TestAead {
+    /// Ciphertext and tag. In place and from one buffer to another give the same, or this panics.
+    fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &[u8]) -> Option<(Vec<u8>, [u8; 16])>;
+
+    /// The plaintext. In place and from one buffer to another give the same, and leave no plaintext where there is none to give, or this
+    /// panics.
+    fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &[u8], tag: &[u8; 16]) -> Option<Vec<u8>>;
+}
+
+/// For the key of a backend: the four calls that it has.
+macro_rules! test_aead {
+    ($key:ty) => {
+        impl TestAead for Option<$key> {
+            fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &[u8]) -> Option<(Vec<u8>, [u8; 16])> {
+                let key = self.as_ref()?;
+                let (mut in_place, mut apart) = (text.to_vec(), vec![0; text.len()]);
+                let tag = key.seal(nonce, aad, &mut in_place).ok()?;
+                assert!(key.seal_from(nonce, aad, text, &mut apart).is_ok_and(|other| other == tag && apart == in_place));
+                Some((in_place, tag))
+            }
+
+            fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &[u8], tag: &[u8; 16]) -> Option<Vec<u8>> {
+                let key = self.as_ref()?;
+                let (mut in_place, mut apart) = (text.to_vec(), vec![0; text.len()]);
+                let opened = key.open(nonce, aad, &mut in_place, tag).is_ok();
+                assert_eq!(opened, key.open_from(nonce, aad, text, &mut apart, tag).is_ok());
+                let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+                assert!(opened || (in_place == text || zeros(&in_place)) && zeros(&apart));
+                assert!(!opened || in_place == apart);
+                opened.then_some(in_place)
+            }
+        }
+    };
+}
+
+test_aead!(backend::rust::AeadKey);
+#[cfg(feature = "aws-lc")]
+test_aead!(backend::aws_lc::AeadKey);
 
 /// HKDF-SHA256, extract and expand; `None` where `len` is too long for it.
 #[must_use]
@@ -82,22 +167,6 @@ pub fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[u8], len: usize) -> Option<V
     let mut okm = vec![0; len];
     backend::Expander::new(&backend::extract(salt, &[ikm])).ok()?.expand(&[info], &mut okm).ok()?;
     Some(okm)
-}
-
-/// ChaCha20-Poly1305, as segments are sealed: ciphertext and tag.
-#[must_use]
-pub fn chacha20poly1305_seal(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], text: &[u8]) -> Option<(Vec<u8>, [u8; 16])> {
-    let mut text = text.to_vec();
-    let tag = AeadKey::new(Aead::ChaCha20Poly1305, key).ok()?.seal(nonce, aad, &mut text).ok()?;
-    Some((text, tag))
-}
-
-/// ChaCha20-Poly1305, as segments are opened.
-#[must_use]
-pub fn chacha20poly1305_open(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], text: &[u8], tag: &[u8; 16]) -> Option<Vec<u8>> {
-    let mut text = text.to_vec();
-    AeadKey::new(Aead::ChaCha20Poly1305, key).ok()?.open(nonce, aad, &mut text, tag).ok()?;
-    Some(text)
 }
 
 /// HPKE base mode as DEKs are wrapped and unwrapped, with any info.
@@ -110,7 +179,7 @@ impl Hpke {
     /// SetupBaseS with this ephemeral secret; returns enc too.
     #[must_use]
     pub fn sender(suite: Suite, ephemeral: &[u8; 32], public: &[u8; 32], info: &[u8]) -> Option<([u8; 32], Self)> {
-        let ephemeral = Ephemeral::new(Secret32::copied(ephemeral));
+        let ephemeral = Ephemeral::new(&Secret32::copied(ephemeral)).ok()?;
         let shared = ephemeral.encapsulate(public).ok()?;
         let key = Setting::base(suite, &[info]).key(&shared).ok()?;
         Some((ephemeral.enc, Self { shared, key }))
@@ -120,7 +189,7 @@ impl Hpke {
     #[must_use]
     pub fn receiver(suite: Suite, secret: &[u8; 32], enc: &[u8; 32], info: &[u8]) -> Option<Self> {
         let public = backend::x25519_public(secret);
-        let shared = kem::decapsulate(&Secret32::copied(secret), &public, enc).ok()?;
+        let shared = kem::decapsulate(&backend::DhKey::new(&Secret32::copied(secret)), &public, enc).ok()?;
         let key = Setting::base(suite, &[info]).key(&shared).ok()?;
         Some(Self { shared, key })
     }
@@ -172,6 +241,6 @@ pub fn commitment_and_chain(suite: Suite, salt: &[u8; 16], dek: &[u8; 32]) -> Op
 /// Wraps a DEK to a public key under an ephemeral secret.
 #[must_use]
 pub fn wrap(suite: Suite, ephemeral: &[u8; 32], public: &[u8; 32], dek: &[u8; 32]) -> Option<[u8; 48]> {
-    let shared = Ephemeral::new(Secret32::copied(ephemeral)).encapsulate(public).ok()?;
+    let shared = Ephemeral::new(&Secret32::copied(ephemeral)).ok()?.encapsulate(public).ok()?;
     hpke::wrap(suite, &shared, &Secret32::copied(dek)).ok()
 }

@@ -10,15 +10,19 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use sealwire::{Suite, testing};
 use serde_json::Value;
 
-const FILES: [&str; 2] =
-    ["rfc9180-hpke/rfc9180-dhkem-x25519-hkdf-sha256.json", "rfc9180-hpke/rfc9180-x25519-sha256-chacha20poly1305.json"];
+/// Files of RFC 9180's vectors, and the suite whose vectors are read there.
+const FILES: [(&str, Suite); 3] = [
+    ("rfc9180-hpke/rfc9180-dhkem-x25519-hkdf-sha256.json", Suite::X25519ChaCha20Poly1305),
+    ("rfc9180-hpke/rfc9180-dhkem-x25519-hkdf-sha256.json", Suite::X25519Aes256Gcm),
+    ("rfc9180-hpke/rfc9180-x25519-sha256-chacha20poly1305.json", Suite::X25519ChaCha20Poly1305),
+];
 
 fn main() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors");
-    let vectors = FILES.map(|name| {
+    let vectors = FILES.map(|(name, suite)| {
         let path = folder.join(name);
         let there = path.exists();
-        trial(&format!("rfc9180 base mode, ChaCha20-Poly1305: {name}"), name, there, move || check(path))
+        trial(&format!("rfc9180 base mode, {}: {name}", suite.name()), name, there, move || check(path, suite))
     });
     let programs = [
         trial("keys of OpenSSL", "openssl", runs("openssl"), openssl_keys),
@@ -44,12 +48,12 @@ fn hex(value: &Value) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
-fn check(path: PathBuf) -> Result<(), Failed> {
+fn check(path: PathBuf, suite: Suite) -> Result<(), Failed> {
     let all: Value = serde_json::from_slice(&std::fs::read(path)?)?;
     let mut run = 0;
     for vector in all.as_array().ok_or("an array")? {
-        if (vector["mode"].as_u64(), vector["aead_id"].as_u64()) == (Some(0), Some(3)) {
-            base_mode(vector);
+        if (vector["mode"].as_u64(), vector["aead_id"].as_u64()) == (Some(0), Some(suite.aead().id().into())) {
+            base_mode(vector, suite);
             run += 1;
         }
     }
@@ -57,8 +61,7 @@ fn check(path: PathBuf) -> Result<(), Failed> {
     Ok(())
 }
 
-fn base_mode(vector: &Value) {
-    let suite = Suite::X25519ChaCha20Poly1305;
+fn base_mode(vector: &Value, suite: Suite) {
     let fixed = |name: &str| -> [u8; 32] { hex(&vector[name]).try_into().unwrap() };
     let info = hex(&vector["info"]);
     let (enc, sender) = testing::Hpke::sender(suite, &fixed("skEm"), &fixed("pkRm"), &info).unwrap();

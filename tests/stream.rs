@@ -220,8 +220,9 @@ fn ranges_are_those_of_the_payload() {
     }
 }
 
-/// A message of 10 GiB, of which a segment is made when it is asked for; and how much was read of it.
+/// A long message, of which a segment is made when it is asked for; and how much was read of it.
 struct Vast {
+    payload: u64,
     forge: Forge,
     front: Vec<u8>,
     position: u64,
@@ -235,28 +236,32 @@ impl Vast {
     const STEP: u64 = (1 << Self::LOG2) + 20;
 
     fn new(read: Rc<Cell<u64>>) -> Self {
-        let forge = Forge { segment_log2: Self::LOG2, ..Forge::to(&[key()]) };
+        Self::of(1, Self::LEN, read)
+    }
+
+    fn of(suite: u8, payload: u64, read: Rc<Cell<u64>>) -> Self {
+        let forge = Forge { segment_log2: Self::LOG2, ..Forge::under(suite, &[key()]) };
         let front = forge.envelope(0, 0, b"", b"");
         let front = front[..front.len() - 20].to_vec();
-        Self { forge, front, position: 0, segment: (u64::MAX, Vec::new()), read }
+        Self { payload, forge, front, position: 0, segment: (u64::MAX, Vec::new()), read }
     }
 
     fn byte(at: u64) -> u8 {
         (at ^ (at >> 16) ^ (at >> 32)) as u8
     }
 
-    fn segments() -> u64 {
-        Self::LEN.div_ceil(1 << Self::LOG2)
+    fn segments(&self) -> u64 {
+        self.payload.div_ceil(1 << Self::LOG2)
     }
 
     fn len(&self) -> u64 {
-        self.front.len() as u64 + Self::LEN + 20 * Self::segments()
+        self.front.len() as u64 + self.payload + 20 * self.segments()
     }
 
     fn make(&mut self, index: u64) {
-        let range = (index << Self::LOG2)..((index + 1) << Self::LOG2).min(Self::LEN);
+        let range = (index << Self::LOG2)..((index + 1) << Self::LOG2).min(self.payload);
         let plaintext: Vec<u8> = range.map(Self::byte).collect();
-        let last = index + 1 == Self::segments();
+        let last = index + 1 == self.segments();
         let aad = if index == 0 { &self.front[self.front.len() - 12..] } else { b"" };
         self.segment = (index, self.forge.segment(0, index as u32, last, aad, &plaintext));
     }
@@ -267,7 +272,7 @@ impl Read for Vast {
         let front = self.front.len() as u64;
         let mut rest = match self.position.checked_sub(front) {
             None => &self.front[self.position as usize..],
-            Some(at) if at / Self::STEP < Self::segments() => {
+            Some(at) if at / Self::STEP < self.segments() => {
                 if self.segment.0 != at / Self::STEP {
                     self.make(at / Self::STEP);
                 }
@@ -829,4 +834,29 @@ mod asynchronous {
         assert_eq!(reader.read(&mut [0; 1]).await.unwrap(), 0);
         sending.await.unwrap();
     }
+}
+
+/// A reader takes suite 2 to its last byte and no further, wherever it begins. Proves SEG-11.
+#[test]
+fn a_message_of_suite_2_ends() {
+    const MOST: u64 = 1 << 38;
+    let vast = |payload| OpenReader::new(&opener(), Vast::of(2, payload, Rc::default())).unwrap();
+    let mut got = vec![0; 4096];
+    let mut whole = vast(MOST);
+    assert_eq!(whole.seek(SeekFrom::End(-4096)).unwrap(), MOST - 4096);
+    whole.read_exact(&mut got).unwrap();
+    assert!(got == (MOST - 4096..MOST).map(Vast::byte).collect::<Vec<_>>());
+    let refused = |result: io::Result<()>| {
+        let error = StreamError::of(result.unwrap_err());
+        let StreamError::Open(OpenError::Parse(ParseError::LimitExceeded(over))) = error else { panic!("{error:?}") };
+        assert_eq!((over.limit, over.maximum), ("message", MOST));
+    };
+    refused(vast(MOST + 1).seek(SeekFrom::End(-4096)).map(|_| ()));
+    refused(vast(MOST + 4096).seek(SeekFrom::Start(MOST)).map(|_| ()));
+    whole.seek(SeekFrom::Start(MOST)).unwrap();
+    assert_eq!(whole.read(&mut got).unwrap(), 0);
+    // Before there the tags say nothing of what follows, and the part is what was sealed.
+    let mut before = vast(MOST + 1);
+    before.seek(SeekFrom::Start(MOST - 4096)).unwrap();
+    before.read_exact(&mut got).unwrap();
 }

@@ -7,7 +7,7 @@ pub mod targets;
 use std::{fs, io::Read, path::Path, sync::OnceLock};
 
 use bytes::BytesMut;
-use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Keyring, Opener, Policy, Reuse, Role, Sealer, SenderKey};
+use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Keyring, Opener, Policy, Reuse, Role, Sealer, SenderKey, Suite};
 
 /// The receiver. It keeps opened DEKs, so that a genuine block costs its Diffie-Hellman once and not once a run.
 pub fn opener() -> Opener {
@@ -33,7 +33,8 @@ pub fn envelopes() -> &'static [(Vec<u8>, Vec<u8>)] {
         let several = sealer().hints(HintMode::None).enc_per_slot(true).segment_log2(12).build();
         let signed = sealer().sign_with(sender()).build();
         let signed_itself = sealer().sign_messages_with(sender()).segment_log2(12).build();
-        [(plain, 5), (padded, 20), (several, 5000), (signed, 7), (signed_itself, 4100)]
+        let aes = sealer().suite(Suite::X25519Aes256Gcm).sign_with(sender()).segment_log2(12).build();
+        [(plain, 5), (padded, 20), (several, 5000), (signed, 7), (signed_itself, 4100), (aes, 4200)]
             .into_iter()
             .map(|(sealer, len)| {
                 let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();

@@ -1,6 +1,7 @@
 //! A slow, obvious reader of one message, for the fuzzer: spec/format.md from top to bottom, with the primitives' crates
 //! and none of sealwire's code.
 
+use aes_gcm::Aes256Gcm;
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{Aead, Payload},
@@ -34,13 +35,21 @@ fn expand(prk: &[u8], info: &[u8], len: usize) -> Vec<u8> {
     out
 }
 
-fn aead_open(key: &[u8], nonce: &[u8], aad: &[u8], msg: &[u8]) -> Option<Vec<u8>> {
+fn aead_open(suite: u8, key: &[u8], nonce: &[u8], aad: &[u8], msg: &[u8]) -> Option<Vec<u8>> {
     let nonce: [u8; 12] = nonce.try_into().unwrap();
-    ChaCha20Poly1305::new(key.try_into().unwrap()).decrypt(&nonce.into(), Payload { msg, aad }).ok()
+    let (key, payload) = (key.try_into().unwrap(), Payload { msg, aad });
+    match suite {
+        1 => ChaCha20Poly1305::new(key).decrypt(&nonce.into(), payload).ok(),
+        _ => Aes256Gcm::new(key).decrypt(&nonce.into(), payload).ok(),
+    }
+}
+
+fn label(name: &str, suite: u8) -> Vec<u8> {
+    [b"sealwire v1 ", name.as_bytes(), &[suite]].concat()
 }
 
 /// Section 6.1, backwards.
-fn unwrap(secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<Vec<u8>> {
+fn unwrap(number: u8, secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<Vec<u8>> {
     let secret = StaticSecret::from(*secret);
     let public = PublicKey::from(&secret).to_bytes();
     let enc: [u8; 32] = enc.try_into().unwrap();
@@ -49,17 +58,18 @@ fn unwrap(secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let kem = b"KEM\x00\x20";
-    let suite = b"HPKE\x00\x20\x00\x01\x00\x03";
+    // 3.5: the AEAD's identifier
+    let suite = &[b"HPKE\x00\x20\x00\x01\x00", &[4 - number][..]].concat()[..];
     let label = |suite: &[u8], label: &[u8], ikm: &[u8]| [b"HPKE-v1", suite, label, ikm].concat();
     let sized = |len: u8, suite: &[u8], name: &[u8], info: &[u8]| [&[0, len][..], b"HPKE-v1", suite, name, info].concat();
     let eae = extract(b"", &label(kem, b"eae_prk", dh.as_bytes()));
     let shared = expand(&eae, &sized(32, kem, b"shared_secret", &[enc, public].concat()), 32);
     let psk = extract(b"", &label(suite, b"psk_id_hash", b""));
-    let info = extract(b"", &label(suite, b"info_hash", b"sealwire v1 dek\x01"));
+    let info = extract(b"", &label(suite, b"info_hash", &[b"sealwire v1 dek", &[number][..]].concat()));
     let context = [&[0][..], &psk, &info].concat();
     let secret = extract(&shared, &label(suite, b"secret", b""));
     let key = expand(&secret, &sized(32, suite, b"key", &context), 32);
-    aead_open(&key, &expand(&secret, &sized(12, suite, b"base_nonce", &context), 12), b"", wrapped)
+    aead_open(number, &key, &expand(&secret, &sized(12, suite, b"base_nonce", &context), 12), b"", wrapped)
 }
 
 /// Context and payload, and who sent them: a standing and a key.
@@ -76,8 +86,9 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
     let (raw, message) = whole.split_at(block_len);
     let mut block = &raw[8..];
     let (suite, options) = (number(&mut block, 1)?, number(&mut block, 1)?);
-    // Suites 2 to 4 are not built; options 3.2.
-    (suite == 1 && options & 0b1110_0000 == 0 && options & 3 != 3 && options & 0x14 != 0x10).then_some(())?;
+    // Suites 3 and 4 are not built; options 3.2.
+    (matches!(suite, 1 | 2) && options & 0b1110_0000 == 0 && options & 3 != 3 && options & 0x14 != 0x10).then_some(())?;
+    let suite = suite as u8;
     let (slots, externals) = (number(&mut block, 2)?, number(&mut block, 1)?);
     (slots + externals > 0 && slots <= 1024 && externals <= 4 && (slots > 0 || options & 0x0b == 0)).then_some(())?;
     let created_at = take(&mut block, 8)?;
@@ -135,18 +146,18 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
     }
     rest.is_empty().then_some(())?;
     // 6.4
-    let prk = find(keys, &found, options & 3, salt, raw, mac)?;
+    let prk = find(suite, keys, &found, options & 3, salt, raw, mac)?;
     let (standing, sender) = match proof {
         None => ("anonymous", None),
         Some(masked) => {
             // 6.5
             let recipients = Sha256::digest([&raw[9..13], &raw[37..raw.len() - 160]].concat());
-            let mask = expand(&prk, &[&b"sealwire v1 sender\x01"[..], &recipients].concat(), 128);
+            let mask = expand(&prk, &[&b"sealwire v1 sender"[..], &[suite], &recipients].concat(), 128);
             let plain: Vec<u8> = masked.iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
             let (key, original): ([u8; 32], _) = (plain[..32].try_into().unwrap(), &plain[32..64]);
             let covered = if options & 16 != 0 { Sha256::digest([message, binding].concat()).to_vec() } else { Vec::new() };
-            let commitment = expand(&prk, b"sealwire v1 commit\x01", 32);
-            let signed = [b"sealwire v1 sender proof\x01", created_at, salt, original, &commitment, &covered].concat();
+            let commitment = expand(&prk, &label("commit", suite), 32);
+            let signed = [&label("sender proof", suite)[..], created_at, salt, original, &commitment, &covered].concat();
             let mut y = key;
             y[31] &= 0x7f;
             let mut p = [0xff; 32];
@@ -165,12 +176,12 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
             (standing, Some(key))
         }
     };
-    let key = expand(&prk, b"sealwire v1 payload\x01", 32);
+    let key = expand(&prk, &label("payload", suite), 32);
     let mut plain = Vec::new();
     for (i, (last, body)) in segments.iter().enumerate() {
         let nonce = [seq, &(i as u32 * 2 + u32::from(*last)).to_be_bytes()].concat();
         let aad = if i == 0 { [head, binding].concat() } else { Vec::new() };
-        plain.extend(aead_open(&key, &nonce, &aad, body)?);
+        plain.extend(aead_open(suite, &key, &nonce, &aad, body)?);
     }
     if flags & 2 != 0 {
         plain = unpad(&plain)?;
@@ -179,7 +190,15 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
 }
 
 /// Section 6.4, with at most 64 trials.
-fn find(keys: &[[u8; 32]], slots: &[(&[u8], &[u8], &[u8])], mode: u64, salt: &[u8], raw: &[u8], mac: &[u8]) -> Option<Vec<u8>> {
+fn find(
+    suite: u8,
+    keys: &[[u8; 32]],
+    slots: &[(&[u8], &[u8], &[u8])],
+    mode: u64,
+    salt: &[u8],
+    raw: &[u8],
+    mac: &[u8],
+) -> Option<Vec<u8>> {
     let mut trials = 0;
     for secret in keys {
         let public = PublicKey::from(&StaticSecret::from(*secret)).to_bytes();
@@ -195,9 +214,9 @@ fn find(keys: &[[u8; 32]], slots: &[(&[u8], &[u8], &[u8])], mode: u64, salt: &[u
                 trials += 1;
                 (trials <= 64).then_some(())?;
             }
-            let Some(dek) = unwrap(secret, enc, wrapped) else { continue };
+            let Some(dek) = unwrap(suite, secret, enc, wrapped) else { continue };
             let prk = extract(salt, &dek);
-            let mut check = Hmac::<Sha256>::new_from_slice(&expand(&prk, b"sealwire v1 header\x01", 32)).unwrap();
+            let mut check = Hmac::<Sha256>::new_from_slice(&expand(&prk, &label("header", suite), 32)).unwrap();
             check.update(&raw[..raw.len() - 32]);
             if check.finalize().into_bytes()[..] == *mac {
                 return Some(prk);

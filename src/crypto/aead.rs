@@ -6,62 +6,9 @@ use std::{
 };
 
 use super::{Refused, backend};
-use crate::wire::{Aead, Suite, TAG_LEN};
+use crate::wire::{Aead, Suite};
 
-/// An AEAD key, expanded once.
-pub(crate) enum AeadKey {
-    ChaCha20Poly1305(Box<backend::ChaCha>),
-    Aes256Gcm(Box<backend::AesGcm>),
-}
-
-impl AeadKey {
-    /// Sets up `key`, or refuses an AEAD that is not built.
-    pub(crate) fn new(aead: Aead, key: &[u8; 32]) -> Result<Self, Refused> {
-        match aead {
-            Aead::ChaCha20Poly1305 => Ok(Self::ChaCha20Poly1305(Box::new(backend::ChaCha::new(key)))),
-            Aead::Aes256Gcm => Ok(Self::Aes256Gcm(Box::new(backend::AesGcm::new(key)))),
-        }
-    }
-
-    /// Encrypts in place and returns the tag.
-    pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        match self {
-            Self::ChaCha20Poly1305(key) => key.seal(nonce, aad, text),
-            Self::Aes256Gcm(key) => key.seal(nonce, aad, text),
-        }
-    }
-
-    /// Encrypts `from` into `to`, of the same length, and returns the tag.
-    pub(crate) fn seal_from(&self, nonce: &[u8; 12], aad: &[u8], from: &[u8], to: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        match self {
-            Self::ChaCha20Poly1305(key) => key.seal_from(nonce, aad, from, to),
-            Self::Aes256Gcm(key) => key.seal_from(nonce, aad, from, to),
-        }
-    }
-
-    /// Decrypts in place; on failure `text` holds what it held.
-    pub(crate) fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
-        match self {
-            Self::ChaCha20Poly1305(key) => key.open(nonce, aad, text, tag),
-            Self::Aes256Gcm(key) => key.open(nonce, aad, text, tag),
-        }
-    }
-
-    /// The same from `from` to `to`, of the same length; on failure nothing is written.
-    pub(crate) fn open_from(
-        &self,
-        nonce: &[u8; 12],
-        aad: &[u8],
-        from: &[u8],
-        to: &mut [u8],
-        tag: &[u8; TAG_LEN],
-    ) -> Result<(), Refused> {
-        match self {
-            Self::ChaCha20Poly1305(key) => key.open_from(nonce, aad, from, to, tag),
-            Self::Aes256Gcm(key) => key.open_from(nonce, aad, from, to, tag),
-        }
-    }
-}
+pub(crate) use backend::AeadKey;
 
 impl Suite {
     /// Suite 1 or 2, whichever seals a segment faster on this processor and in this build. It is measured once for each process, in

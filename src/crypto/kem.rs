@@ -31,27 +31,28 @@ pub struct NotContributory;
 /// An ephemeral key pair; all X25519 slots of one block share it (RFC 9180 stays true: pkR is in the KDF).
 /// [WRAP-5]
 pub(crate) struct Ephemeral {
-    secret: Secret32,
+    secret: backend::DhKey,
     pub(crate) enc: [u8; 32],
 }
 
 impl Ephemeral {
-    pub(crate) fn new(secret: Secret32) -> Self {
-        let enc = backend::x25519_public(secret.bytes());
-        Self { secret, enc }
+    pub(crate) fn new(secret: &Secret32) -> Result<Self, Refused> {
+        let secret = backend::DhKey::new(secret);
+        let enc = secret.public()?;
+        Ok(Self { secret, enc })
     }
 
     /// Encap(pkR) with this ephemeral.
     pub(crate) fn encapsulate(&self, public: &[u8; 32]) -> Result<SharedSecret, Refused> {
-        let dh = backend::x25519(self.secret.bytes(), public)?;
+        let dh = self.secret.agree(public)?;
         extract_and_expand(&dh, &self.enc, public)
     }
 }
 
 /// Decap(enc, skR), with pkR beside skR so that it is not computed again. `enc` is taken as received: a
 /// non-canonical one is not refused, since the KDF sees its bytes. [WRAP-4]
-pub(crate) fn decapsulate(secret: &Secret32, public: &[u8; 32], enc: &[u8; 32]) -> Result<SharedSecret, Refused> {
-    let dh = backend::x25519(secret.bytes(), enc)?;
+pub(crate) fn decapsulate(secret: &backend::DhKey, public: &[u8; 32], enc: &[u8; 32]) -> Result<SharedSecret, Refused> {
+    let dh = secret.agree(enc)?;
     extract_and_expand(&dh, enc, public)
 }
 
@@ -72,7 +73,7 @@ pub(crate) fn vet_public(public: &[u8; 32]) -> Result<(), &'static str> {
     if !is_canonical(public) {
         return Err("is not canonical");
     }
-    backend::x25519(&[0x40; 32], public).map(|_| ()).map_err(|_| "is of small order")
+    backend::DhKey::new(&Secret32::copied(&[0x40; 32])).agree(public).map(|_| ()).map_err(|_| "is of small order")
 }
 
 /// Below 2^255 − 19, top bit clear; little-endian.
@@ -114,14 +115,14 @@ mod tests {
     fn a_zero_result_is_refused() {
         assert!(SharedSecret::from_x25519(&[0; 32], &[1; 32], &[2; 32]).is_err());
         assert!(SharedSecret::from_x25519(&[1; 32], &[1; 32], &[2; 32]).is_ok());
-        assert!(decapsulate(&Secret32::copied(&[1; 32]), &[2; 32], &[0; 32]).is_err());
+        assert!(decapsulate(&backend::DhKey::new(&Secret32::copied(&[1; 32])), &[2; 32], &[0; 32]).is_err());
     }
 
     /// Proves WRAP-4: 9 and 9 + p are the same point; the KDF tells them apart, and both decapsulate.
     #[test]
     fn a_non_canonical_enc_is_taken_as_received() {
-        let secret = Secret32::copied(&[7; 32]);
-        let public = backend::x25519_public(secret.bytes());
+        let secret = backend::DhKey::new(&Secret32::copied(&[7; 32]));
+        let public = secret.public().unwrap();
         let canonical = decapsulate(&secret, &public, &le(9, 0, 0)).unwrap();
         let other = decapsulate(&secret, &public, &le(9, 0, 0x80)).unwrap();
         assert_ne!(canonical.0.bytes(), other.0.bytes());

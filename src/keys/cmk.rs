@@ -9,6 +9,7 @@ use crate::{
 /// A customer master key: the secret half, with its public half beside it. Wiped when dropped; never printed.
 pub struct Cmk {
     secret: Secret32,
+    dh: backend::DhKey,
     recipient: Recipient,
 }
 
@@ -33,7 +34,7 @@ impl Cmk {
 
     pub(super) fn from_secret(secret: Secret32) -> Self {
         let recipient = Recipient::from_secret_half(backend::x25519_public(secret.bytes()));
-        Self { secret, recipient }
+        Self { dh: backend::DhKey::new(&secret), secret, recipient }
     }
 
     /// Reads the text form, `SW-SECRET-CMK-1…`.
@@ -121,7 +122,7 @@ impl Decapsulator for Cmk {
 
     fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
         let enc = enc.try_into().map_err(|_| DecapsulateError::Refused)?;
-        kem::decapsulate(&self.secret, self.recipient.public_key(), enc).map_err(|_| DecapsulateError::Refused)
+        kem::decapsulate(&self.dh, self.recipient.public_key(), enc).map_err(|_| DecapsulateError::Refused)
     }
 
     fn is_mine_alone(&self) -> bool {

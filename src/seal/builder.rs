@@ -269,12 +269,12 @@ impl SealerBuilder {
         let mut slots = Vec::with_capacity(self.to.len() * layout.slot_len());
         let slot = Slot { suite: self.suite, hints: self.hints, salt, dek };
         if layout == SlotLayout::SharedEnc {
-            let shared = Ephemeral::new(self.entropy.secret()?);
+            let shared = Ephemeral::new(&self.entropy.secret()?)?;
             self.to.iter().try_for_each(|recipient| slot.put(recipient, &shared, false, &mut slots))?;
             return Ok((Some(shared.enc), slots));
         }
         for recipient in &self.to {
-            let own = Ephemeral::new(self.entropy.secret()?);
+            let own = Ephemeral::new(&self.entropy.secret()?)?;
             slot.put(recipient, &own, true, &mut slots)?;
         }
         Ok((None, slots))

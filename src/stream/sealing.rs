@@ -313,3 +313,28 @@ impl Drop for Sealing {
         self.gathered.zeroize();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cmk, Suite};
+
+    /// Proves SEG-11: under AES-256-GCM the last byte is that at 2^38, and nothing of a longer message is sealed as its end.
+    #[test]
+    fn a_message_of_suite_2_ends() {
+        let to = Cmk::from_x25519(&[1; 32]).recipient().clone();
+        for (suite, already, seals) in [
+            (Suite::X25519Aes256Gcm, (1 << 38) - 5, true),
+            (Suite::X25519Aes256Gcm, (1 << 38) - 4, false),
+            (Suite::X25519ChaCha20Poly1305, 1 << 40, true),
+        ] {
+            let mut sealer = Sealer::builder().to(to.clone()).suite(suite).build().unwrap();
+            let (mut sealing, _) = Sealing::begin(&mut sealer, b"", Place::Front).unwrap();
+            sealing.total = already;
+            assert_eq!(sealing.write(b"bytes"), Ok(5));
+            let over = LimitExceeded { limit: "message", value: already + 5, maximum: 1 << 38 };
+            assert_eq!(sealing.close(), if seals { Ok(true) } else { Err(over.into()) });
+            assert_eq!(sealing.check().is_ok(), seals);
+        }
+    }
+}

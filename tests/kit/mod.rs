@@ -2,13 +2,15 @@
 //! crate's own code, so that it can also write what the crate would not.
 #![allow(dead_code, reason = "every test file uses its own part of the kit")]
 
+pub mod aes;
 pub mod apart;
 pub mod scenarios;
 pub mod senders;
 
+use aes_gcm::Aes256Gcm;
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
-    aead::{AeadInOut, inout::InOutBuf},
+    aead::{Aead, Payload},
 };
 use ed25519_dalek::{Signer, SigningKey};
 use hkdf::{
@@ -32,16 +34,23 @@ fn expand(prk: &[u8; 32], info: &[u8], len: usize) -> Vec<u8> {
     out
 }
 
-fn aead_seal(key: &[u8], nonce: &[u8; 12], aad: &[u8], msg: &[u8]) -> Vec<u8> {
-    let mut out = msg.to_vec();
-    let cipher = ChaCha20Poly1305::new(key.try_into().unwrap());
-    let tag = cipher.encrypt_inout_detached(nonce.into(), aad, InOutBuf::from(&mut out[..])).unwrap();
-    out.extend(tag);
-    out
+/// The AEAD of suite 2 is AES-256-GCM; where a test claims a suite that the kit does not write, it is as for suite 1.
+fn aead_seal(suite: u8, key: &[u8], nonce: &[u8; 12], aad: &[u8], msg: &[u8]) -> Vec<u8> {
+    let (key, payload) = (key.try_into().unwrap(), Payload { msg, aad });
+    match suite {
+        2 => Aes256Gcm::new(key).encrypt(nonce.into(), payload).unwrap(),
+        _ => ChaCha20Poly1305::new(key).encrypt(nonce.into(), payload).unwrap(),
+    }
 }
 
-/// HPKE base mode, RFC 9180: wraps a DEK under an ephemeral secret, for suite 1.
-pub fn wrap(ephemeral: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
+/// The suite that labels name.
+fn written(suite: u8) -> u8 {
+    if suite == 2 { 2 } else { 1 }
+}
+
+/// HPKE base mode, RFC 9180: wraps a DEK under an ephemeral secret, for suite 1 or 2.
+pub fn wrap(suite: u8, ephemeral: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
+    let number = written(suite);
     let dh = StaticSecret::from(*ephemeral).diffie_hellman(&PublicKey::from(*to)).to_bytes();
     let enc = public(ephemeral);
     let kem = b"KEM\x00\x20";
@@ -50,14 +59,14 @@ pub fn wrap(ephemeral: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
         |len: u16, suite: &[u8], label: &[u8], rest: &[u8]| [&len.to_be_bytes()[..], b"HPKE-v1", suite, label, rest].concat();
     let eae = extract(b"", &labeled(kem, b"eae_prk", &dh));
     let shared = expand(&eae, &info(32, kem, b"shared_secret", &[enc, *to].concat()), 32);
-    let suite = b"HPKE\x00\x20\x00\x01\x00\x03";
+    let suite = if number == 2 { b"HPKE\x00\x20\x00\x01\x00\x02" } else { b"HPKE\x00\x20\x00\x01\x00\x03" };
     let psk_id = extract(b"", &labeled(suite, b"psk_id_hash", b""));
-    let info_hash = extract(b"", &labeled(suite, b"info_hash", b"sealwire v1 dek\x01"));
+    let info_hash = extract(b"", &labeled(suite, b"info_hash", &[&b"sealwire v1 dek"[..], &[number]].concat()));
     let context = [&[0][..], &psk_id, &info_hash].concat();
     let secret = extract(&shared, &labeled(suite, b"secret", b""));
     let key = expand(&secret, &info(32, suite, b"key", &context), 32);
     let nonce = expand(&secret, &info(12, suite, b"base_nonce", &context), 12);
-    aead_seal(&key, &nonce.try_into().unwrap(), b"", dek)
+    aead_seal(number, &key, &nonce.try_into().unwrap(), b"", dek)
 }
 
 pub fn fingerprint(to: &[u8; 32]) -> [u8; 32] {
@@ -70,16 +79,17 @@ pub fn rotating_hint(salt: &[u8; 16], to: &[u8; 32]) -> [u8; 4] {
 
 /// The keys of a DEK under a salt.
 pub struct Keys {
+    suite: u8,
     prk: [u8; 32],
 }
 
 impl Keys {
-    pub fn new(salt: &[u8; 16], dek: &[u8; 32]) -> Self {
-        Self { prk: extract(salt, dek) }
+    pub fn new(suite: u8, salt: &[u8; 16], dek: &[u8; 32]) -> Self {
+        Self { suite: written(suite), prk: extract(salt, dek) }
     }
 
     pub fn derive(&self, label: &str) -> [u8; 32] {
-        expand(&self.prk, &[label.as_bytes(), &[1]].concat(), 32).try_into().unwrap()
+        expand(&self.prk, &[label.as_bytes(), &[self.suite]].concat(), 32).try_into().unwrap()
     }
 }
 
@@ -103,10 +113,15 @@ pub const EPHEMERAL: [u8; 32] = [0x45; 32];
 impl Forge {
     /// Suite 1, rotating hints, one shared enc, these recipients.
     pub fn to(recipients: &[[u8; 32]]) -> Self {
+        Self::under(1, recipients)
+    }
+
+    /// The same under suite 1 or 2.
+    pub fn under(suite: u8, recipients: &[[u8; 32]]) -> Self {
         let mut forge = Self {
             dek: [0xd1; 32],
             salt: [0x5a; 16],
-            suite: 1,
+            suite,
             options: 1,
             created_at: 1_700_000_000,
             enc: Some(public(&EPHEMERAL)),
@@ -124,12 +139,12 @@ impl Forge {
 
     /// A slot in the block's hint mode and the shared layout, for any DEK.
     pub fn slot(&self, to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
-        [&self.hint(to)[..], &wrap(&EPHEMERAL, to, dek)].concat()
+        [&self.hint(to)[..], &wrap(self.suite, &EPHEMERAL, to, dek)].concat()
     }
 
     /// A slot with an enc of its own.
     pub fn own_slot(&self, ephemeral: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
-        [&self.hint(to)[..], &public(ephemeral), &wrap(ephemeral, to, dek)].concat()
+        [&self.hint(to)[..], &public(ephemeral), &wrap(self.suite, ephemeral, to, dek)].concat()
     }
 
     fn hint(&self, to: &[u8; 32]) -> [u8; 4] {
@@ -141,7 +156,7 @@ impl Forge {
     }
 
     pub fn keys(&self) -> Keys {
-        Keys::new(&self.salt, &self.dek)
+        Keys::new(self.suite, &self.salt, &self.dek)
     }
 
     pub fn block(&self) -> Vec<u8> {
@@ -222,7 +237,7 @@ impl Forge {
 
     /// A segment under any key and nonce.
     pub fn segment_with(&self, key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], piece: &[u8], last: bool) -> Vec<u8> {
-        let sealed = aead_seal(key, nonce, aad, piece);
+        let sealed = aead_seal(self.suite, key, nonce, aad, piece);
         let prefix = sealed.len() as u32 | if last { 1 << 31 } else { 0 };
         [&prefix.to_be_bytes()[..], &sealed].concat()
     }

@@ -152,6 +152,7 @@ pub fn all() -> Vec<Scenario> {
     batches(&mut kit);
     super::senders::add(&mut kit);
     super::apart::add(&mut kit);
+    super::aes::add(&mut kit);
     kit.all
 }
 

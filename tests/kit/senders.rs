@@ -24,7 +24,7 @@ pub fn add(kit: &mut Kit) {
     policies(kit);
 }
 
-fn alice(standing: &'static str) -> Option<(&'static str, [u8; 32])> {
+pub(super) fn alice(standing: &'static str) -> Option<(&'static str, [u8; 32])> {
     Some((standing, verifying_key(&ALICE)))
 }
 

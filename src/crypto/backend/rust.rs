@@ -2,10 +2,10 @@
 
 use aes_gcm::Aes256Gcm;
 use chacha20poly1305::{
-    ChaCha20Poly1305, KeyInit, KeySizeUser,
+    ChaCha20Poly1305, KeyInit,
     aead::{
         AeadInOut,
-        consts::{U12, U16, U32},
+        consts::{U12, U16},
         inout::InOutBuf,
     },
 };
@@ -18,41 +18,53 @@ use zeroize::Zeroize;
 
 use crate::{
     crypto::{Refused, Secret32},
-    wire::TAG_LEN,
+    wire::{Aead, TAG_LEN},
 };
 
-/// ChaCha20-Poly1305 (RFC 8439) under one key.
-pub(crate) type ChaCha = Cipher<ChaCha20Poly1305>;
-/// AES-256-GCM (NIST SP 800-38D) under one key.
-pub(crate) type AesGcm = Cipher<Aes256Gcm>;
+/// An AEAD under one key, expanded once: ChaCha20-Poly1305 (RFC 8439) or AES-256-GCM (NIST SP 800-38D).
+pub(crate) struct AeadKey(Box<dyn Cipher>);
 
-/// An AEAD under one key.
-pub(crate) struct Cipher<A>(A);
+/// Either of them, over what may lie in one buffer or in two of the same length.
+trait Cipher: Send + Sync {
+    fn encrypt(&self, nonce: &[u8; 12], aad: &[u8], text: InOutBuf<'_, '_, u8>) -> Result<[u8; TAG_LEN], Refused>;
 
-impl<A: KeyInit + AeadInOut<NonceSize = U12, TagSize = U16> + KeySizeUser<KeySize = U32>> Cipher<A> {
-    pub(crate) fn new(key: &[u8; 32]) -> Self {
-        Self(A::new(key.into()))
+    fn decrypt(&self, nonce: &[u8; 12], aad: &[u8], text: InOutBuf<'_, '_, u8>, tag: &[u8; TAG_LEN]) -> Result<(), Refused>;
+}
+
+impl<A: AeadInOut<NonceSize = U12, TagSize = U16> + Send + Sync> Cipher for A {
+    fn encrypt(&self, nonce: &[u8; 12], aad: &[u8], text: InOutBuf<'_, '_, u8>) -> Result<[u8; TAG_LEN], Refused> {
+        Ok(self.encrypt_inout_detached(nonce.into(), aad, text).map_err(|_| Refused)?.into())
+    }
+
+    fn decrypt(&self, nonce: &[u8; 12], aad: &[u8], text: InOutBuf<'_, '_, u8>, tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
+        self.decrypt_inout_detached(nonce.into(), aad, text, tag.into()).map_err(|_| Refused)
+    }
+}
+
+impl AeadKey {
+    pub(crate) fn new(aead: Aead, key: &[u8; 32]) -> Result<Self, Refused> {
+        Ok(Self(match aead {
+            Aead::ChaCha20Poly1305 => Box::new(ChaCha20Poly1305::new(key.into())),
+            Aead::Aes256Gcm => Box::new(Aes256Gcm::new(key.into())),
+        }))
     }
 
     /// Encrypts `text` in place and returns the tag.
     pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        let tag = self.0.encrypt_inout_detached(nonce.into(), aad, InOutBuf::from(text)).map_err(|_| Refused)?;
-        Ok(tag.into())
+        self.0.encrypt(nonce, aad, InOutBuf::from(text))
     }
 
     /// Encrypts `from` into `to`, of the same length, and returns the tag.
     pub(crate) fn seal_from(&self, nonce: &[u8; 12], aad: &[u8], from: &[u8], to: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        let text = InOutBuf::new(from, to).map_err(|_| Refused)?;
-        let tag = self.0.encrypt_inout_detached(nonce.into(), aad, text).map_err(|_| Refused)?;
-        Ok(tag.into())
+        self.0.encrypt(nonce, aad, InOutBuf::new(from, to).map_err(|_| Refused)?)
     }
 
-    /// Checks the tag in constant time, then decrypts in place; on failure `text` is still the ciphertext.
+    /// Checks the tag in constant time and decrypts in place; on failure there is no plaintext in `text`.
     pub(crate) fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
-        self.0.decrypt_inout_detached(nonce.into(), aad, InOutBuf::from(text), tag.into()).map_err(|_| Refused)
+        self.0.decrypt(nonce, aad, InOutBuf::from(text), tag)
     }
 
-    /// The same from `from` to `to`, of the same length; on failure nothing is written.
+    /// The same from `from` to `to`, of the same length.
     pub(crate) fn open_from(
         &self,
         nonce: &[u8; 12],
@@ -61,8 +73,7 @@ impl<A: KeyInit + AeadInOut<NonceSize = U12, TagSize = U16> + KeySizeUser<KeySiz
         to: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Refused> {
-        let text = InOutBuf::new(from, to).map_err(|_| Refused)?;
-        self.0.decrypt_inout_detached(nonce.into(), aad, text, tag.into()).map_err(|_| Refused)
+        self.0.decrypt(nonce, aad, InOutBuf::new(from, to).map_err(|_| Refused)?, tag)
     }
 }
 
@@ -71,14 +82,28 @@ pub(crate) fn x25519_public(secret: &[u8; 32]) -> [u8; 32] {
     PublicKey::from(&StaticSecret::from(*secret)).to_bytes()
 }
 
-/// X25519 (RFC 7748 §6.1), refusing the all-zero result.
-pub(crate) fn x25519(secret: &[u8; 32], public: &[u8; 32]) -> Result<Secret32, Refused> {
-    let shared = StaticSecret::from(*secret).diffie_hellman(&PublicKey::from(*public));
-    // [WRAP-1]
-    if !shared.was_contributory() {
-        return Err(Refused);
+/// An X25519 secret (RFC 7748), set up once.
+pub(crate) struct DhKey(StaticSecret);
+
+impl DhKey {
+    pub(crate) fn new(secret: &Secret32) -> Self {
+        Self(StaticSecret::from(*secret.bytes()))
     }
-    Ok(Secret32::copied(shared.as_bytes()))
+
+    /// Its public key.
+    pub(crate) fn public(&self) -> Result<[u8; 32], Refused> {
+        Ok(PublicKey::from(&self.0).to_bytes())
+    }
+
+    /// Diffie-Hellman (RFC 7748 §6.1), refusing the all-zero result.
+    pub(crate) fn agree(&self, public: &[u8; 32]) -> Result<Secret32, Refused> {
+        let shared = self.0.diffie_hellman(&PublicKey::from(*public));
+        // [WRAP-1]
+        if !shared.was_contributory() {
+            return Err(Refused);
+        }
+        Ok(Secret32::copied(shared.as_bytes()))
+    }
 }
 
 /// The Ed25519 verifying key of a secret key (RFC 8032 §5.1.5).
