@@ -29,6 +29,7 @@
 //! connection  the same, joined to a socket  batches, time limits; no rule of the format lives here
 //! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
 //! cli       the program                  files, sockets, terminals; asks the library for all else
+//! telemetry what happens on connections  counters and events for `metrics` and `tracing`; crate-private
 //! platform  randomness, time, process    the only room that asks the system for them; crate-private
 //! ```
 #![forbid(unsafe_code)]
@@ -53,6 +54,8 @@ mod platform;
 mod rewrap;
 pub mod seal;
 pub mod stream;
+#[cfg(feature = "codec")]
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "cli")]
@@ -65,7 +68,10 @@ pub use platform::EntropyError;
 pub use seal::{Reuse, SealError, Sealed, Sealer, SealerBuilder, block_name, seal};
 // Opening: with which keys, under which policy.
 pub use keys::{DecapsulateError, Decapsulator, Keyring, NotContributory, SharedSecret};
-pub use open::{Begun, CachePolicy, NeedsDek, OpenError, Opened, Opener, OpenerBuilder, Ready, open, untrusted};
+pub use open::{
+    Begun, Budget, BudgetExceeded, Budgets, CachePolicy, NeedsDek, OpenError, Opened, Opener, OpenerBuilder, Ready, open,
+    untrusted,
+};
 // Who has written, and what is opened at all.
 pub use keys::VerifyingKey;
 pub use open::{ExpectedContext, Policy, PolicyError, ReplayWindow, Sender, Senders, Standing};

@@ -6,7 +6,7 @@ use super::Role;
 use crate::{
     crypto::{Secret32, proof::Covers},
     keys::Dek,
-    open::{Numbered, OpenError, Opened, Opener, Unlocked},
+    open::{Budgets, Meter, Numbered, OpenError, Opened, Opener, Unlocked},
     payload::{Segments, ZeroizeAll},
     seal::build_aad,
     wire::{
@@ -34,6 +34,11 @@ pub struct ChannelOpener {
     stage: Stage,
     ready: Ready,
     delivered: u64,
+    /// What the peer may still cost.
+    envelopes: Meter,
+    empty: Meter,
+    /// DEKs that have been opened.
+    epochs: u64,
     /// Parts that have been read.
     steps: u64,
     /// The AAD of the message under way.
@@ -111,7 +116,6 @@ impl ChannelOpener {
     #[must_use]
     pub fn new(opener: Opener, role: Role, binding: &[u8]) -> Self {
         Self {
-            opener,
             role,
             binding: binding.to_vec(),
             waits_for_deks: false,
@@ -121,6 +125,10 @@ impl ChannelOpener {
             stage: Stage::Idle,
             ready: Ready::Nothing,
             delivered: 0,
+            envelopes: Meter::new("envelopes", Budgets::default().envelopes, opener.clock()),
+            empty: Meter::new("empty", Budgets::default().empty, opener.clock()),
+            epochs: 0,
+            opener,
             steps: 0,
             aad: Vec::new(),
         }
@@ -130,6 +138,14 @@ impl ChannelOpener {
     #[must_use]
     pub fn waiting_for_deks(mut self) -> Self {
         self.waits_for_deks = true;
+        self
+    }
+
+    /// What the peer may cost.
+    #[must_use]
+    pub fn budgets(mut self, budgets: Budgets) -> Self {
+        self.envelopes = Meter::new("envelopes", budgets.envelopes, self.opener.clock());
+        self.empty = Meter::new("empty", budgets.empty, self.opener.clock());
         self
     }
 
@@ -143,6 +159,12 @@ impl ChannelOpener {
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, OpenError> {
         loop {
             if let Some(opened) = self.ready.take() {
+                if opened.payload.is_empty()
+                    && let Err(over) = self.empty.spend(self.opener.clock())
+                {
+                    (self.stage, self.ready) = (Stage::Failed, Ready::Nothing);
+                    return Err(over.into());
+                }
                 self.delivered = self.delivered.saturating_add(1);
                 return Ok(Some(opened));
             }
@@ -180,6 +202,12 @@ impl ChannelOpener {
     #[cfg(feature = "codec")]
     pub(crate) fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// DEKs that have been opened.
+    #[cfg(feature = "codec")]
+    pub(crate) fn epochs(&self) -> u64 {
+        self.epochs
     }
 
     /// Whether no message is under way, as far as bytes have been taken.
@@ -269,6 +297,10 @@ impl ChannelOpener {
         self.check_flags(head.flags, base.saturating_add(9))?;
         self.check_place(&head, &block, base)?;
         head.check_under(block.options, base)?;
+        // It costs a Diffie-Hellman, where the DEK is not supplied.
+        if dek.is_none() {
+            self.envelopes.spend(self.opener.clock())?;
+        }
         let covers = Covers::Channel { acceptor: head.flags.acceptor, binding: &self.binding };
         let unlocked = match self.opener.unlock(raw, &block, None, covers, dek) {
             Err(reason) if dek.is_none() && self.waits_for_deks && reason.a_dek_would_help() => {
@@ -284,6 +316,7 @@ impl ChannelOpener {
         let partial = Partial::new(&head, true);
         let consumed = block_len.saturating_add(head.encoded_len());
         self.first_header_mac.get_or_insert(unlocked.header_mac);
+        self.epochs = self.epochs.saturating_add(1);
         self.epoch = Some(Epoch { unlocked, segment_log2: head.segment_log2 });
         input.advance(consumed);
         self.stage = Stage::Segments(partial);

@@ -33,6 +33,8 @@ pub struct ChannelSealer {
     binding: Vec<u8>,
     epoch: Option<Epoch>,
     first_header_mac: Option<[u8; 32]>,
+    /// DEKs that have been taken up.
+    epochs: u64,
     renew: bool,
     state: State,
     aad: Vec<u8>,
@@ -87,6 +89,7 @@ impl ChannelSealer {
             binding: binding.to_vec(),
             epoch: None,
             first_header_mac: None,
+            epochs: 0,
             renew: false,
             state: State::Open,
             aad: Vec::new(),
@@ -160,6 +163,13 @@ impl ChannelSealer {
         Ok(Plaintext::new(payload, self.sealer.settings.pad, &self.sealer.settings.limits)?)
     }
 
+    /// DEKs that have been taken up.
+    #[cfg(feature = "codec")]
+    pub(crate) fn epochs(&self) -> u64 {
+        self.epochs
+    }
+
+    #[cfg(feature = "codec")]
     pub(crate) fn check_process(&self) -> Result<(), SealError> {
         self.sealer.check_process()
     }
@@ -231,6 +241,7 @@ impl ChannelSealer {
             let first = self.sealer.fresh_epoch(0, covers)?;
             self.first_header_mac = first.header_mac();
             self.epoch = Some(first);
+            self.epochs = 1;
             return Ok((Lead::Envelope, None));
         };
         // [KEY-4] [CHN-4]
@@ -241,6 +252,7 @@ impl ChannelSealer {
         // [CHN-7]
         let chain = epoch.schedule.chain()?;
         self.epoch = Some(self.sealer.fresh_epoch(next_seq, covers)?);
+        self.epochs = self.epochs.saturating_add(1);
         self.renew = false;
         Ok((Lead::Envelope, Some(chain)))
     }

@@ -2,7 +2,10 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::CodecError;
-use crate::wire::{Limits, Opening, ParseError, Splitter, len64};
+use crate::{
+    open::{BudgetExceeded, OpenError},
+    wire::{Limits, Opening, ParseError, Splitter, len64},
+};
 
 /// After a message of more than this the read buffer is let go.
 const BUFFER_KEPT: usize = 256 * 1024;
@@ -54,6 +57,12 @@ impl EnvelopeCodec {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self { splitter: Splitter::new(limits), failed: false }
+    }
+
+    /// Ends the stream.
+    pub(super) fn end(&mut self, over: BudgetExceeded) -> CodecError {
+        self.failed = true;
+        OpenError::from(over).into()
     }
 
     fn split(&mut self, input: &mut BytesMut) -> Result<Option<RawMessage>, ParseError> {

@@ -51,3 +51,22 @@ pub enum CodecError {
     #[error("the connection failed before and is over")]
     Failed,
 }
+
+impl CodecError {
+    /// The same in a word, for logs and counters (docs/events.md). It is not for a peer.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "io",
+            Self::Open(error) => error.reason(),
+            Self::Seal(_) => "seal",
+            Self::Parse(error) => error.reason(),
+            Self::TimedOut(TimedOut::Header) => "timeout_header",
+            Self::TimedOut(TimedOut::Part) => "timeout_part",
+            Self::TimedOut(TimedOut::Idle) => "timeout_idle",
+            Self::TimedOut(TimedOut::Write) => "timeout_write",
+            Self::NeedsDek => "needs_dek",
+            Self::Failed => "failed",
+        }
+    }
+}

@@ -1,11 +1,11 @@
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio_util::codec::{Decoder, FramedRead};
 
 use super::{CodecError, EnvelopeCodec, READ_BUFFER};
 use crate::{
     channel::ChannelOpener,
-    open::{OpenError, Opened, Opener},
-    wire::{Opening, ParseError},
+    open::{Budgets, Meter, OpenError, Opened, Opener},
+    wire::{DekBlock, Opening, ParseError},
 };
 
 /// Opens what arrives on a channel.
@@ -52,16 +52,30 @@ impl Decoder for OpeningCodec {
 
 /// Opens self-contained messages one by one. A message that cannot be opened is an outcome of its own, and the next one
 /// is read; a broken frame ends the stream.
+///
+/// Failures have a budget ([`Budgets`]), and so have blocks that are not the one before, and messages without a byte: past it the stream
+/// ends too.
 pub struct MessageCodec {
     frames: EnvelopeCodec,
     opener: Opener,
+    meters: [Meter; 3],
+    /// The last block that was opened.
+    block: Bytes,
 }
 
 impl MessageCodec {
     /// Opens with the keys and policy of `opener`.
     #[must_use]
     pub fn new(opener: Opener) -> Self {
-        Self { frames: EnvelopeCodec::new(opener.policy().limits.clone()), opener }
+        let frames = EnvelopeCodec::new(opener.policy().limits.clone());
+        Self { frames, meters: meters(Budgets::default(), &opener), opener, block: Bytes::new() }
+    }
+
+    /// What the peer may cost.
+    #[must_use]
+    pub fn budgets(mut self, budgets: Budgets) -> Self {
+        self.meters = meters(budgets, &self.opener);
+        self
     }
 
     /// A stream over `io` with a read buffer that suits.
@@ -69,15 +83,33 @@ impl MessageCodec {
         FramedRead::with_capacity(io, self, READ_BUFFER)
     }
 
-    fn open(&self, frame: super::RawMessage) -> Result<Opened, OpenError> {
-        match (frame.kind(), frame.bytes().clone()) {
+    fn open(&mut self, frame: super::RawMessage) -> Result<Result<Opened, OpenError>, CodecError> {
+        let Self { meters: [envelopes, empty, failures], opener, frames, block } = self;
+        let opened = match (frame.kind(), frame.bytes().clone()) {
             (Opening::FollowUp, _) => Err(ParseError::malformed("type", 0, "a follow-up outside a channel").into()),
             (Opening::Envelope, bytes) => {
                 drop(frame);
-                self.opener.open_in_place(BytesMut::from(bytes))
+                if !bytes.starts_with(block) || block.is_empty() {
+                    envelopes.spend(opener.clock()).map_err(|over| frames.end(over))?;
+                    let len = DekBlock::declared_len(&bytes, &opener.policy().limits).ok().flatten().unwrap_or_default();
+                    *block = Bytes::copy_from_slice(bytes.get(..len).unwrap_or_default());
+                }
+                opener.open_in_place(BytesMut::from(bytes))
             }
+        };
+        match &opened {
+            Ok(opened) if !opened.payload.is_empty() => {}
+            Ok(_) => empty.spend(opener.clock()).map_err(|over| frames.end(over))?,
+            Err(_) => failures.spend(opener.clock()).map_err(|over| frames.end(over))?,
         }
+        Ok(opened)
     }
+}
+
+fn meters(budgets: Budgets, opener: &Opener) -> [Meter; 3] {
+    let Budgets { envelopes, empty, failures } = budgets;
+    [("envelopes", envelopes), ("empty", empty), ("failures", failures)]
+        .map(|(name, budget)| Meter::new(name, budget, opener.clock()))
 }
 
 impl Decoder for MessageCodec {
@@ -86,11 +118,11 @@ impl Decoder for MessageCodec {
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Self::Item>, CodecError> {
         let frame = self.frames.decode(input)?;
-        Ok(frame.map(|frame| self.open(frame)))
+        frame.map(|frame| self.open(frame)).transpose()
     }
 
     fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Self::Item>, CodecError> {
         let frame = self.frames.decode_eof(input)?;
-        Ok(frame.map(|frame| self.open(frame)))
+        frame.map(|frame| self.open(frame)).transpose()
     }
 }

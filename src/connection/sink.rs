@@ -14,6 +14,7 @@ use crate::{
     codec::CodecError,
     payload::padded_len,
     seal::SealError,
+    telemetry::{Traffic, Way},
     wire::{FOLLOW_UP_HEAD_LEN, Flags, PREFIX_LEN, TAG_LEN, check_context, len64},
 };
 
@@ -39,6 +40,7 @@ pub struct SealedSink<W> {
     timer: Timer,
     /// When the connection last took something, while it is waited for.
     stuck_since: Option<Instant>,
+    traffic: Traffic,
 }
 
 /// What was fed and is not sealed.
@@ -88,6 +90,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
             times: Times::default(),
             timer: Timer::default(),
             stuck_since: None,
+            traffic: Traffic::new(Way::Sealed),
         }
     }
 
@@ -130,6 +133,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         while self.long.is_some() {
             self.seal_part()?;
         }
+        self.traffic.count(payload.len());
         let joins = PREFIX_LEN + payload.len();
         match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
             Waiting::One(first) if self.fits(PREFIX_LEN + first.len() + joins) => {
@@ -199,7 +203,9 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
     fn settle<T, E: Into<CodecError>>(&mut self, result: Result<T, E>) -> Result<T, CodecError> {
         result.map_err(|error| {
             self.ending = Ending::Failed;
-            error.into()
+            let error = error.into();
+            self.traffic.ends(self.channel.epochs(), Some(&error));
+            error
         })
     }
 
@@ -301,6 +307,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
             Poll::Ready(flushed) => {
                 self.settle(flushed)?;
                 self.out.flushed();
+                self.traffic.waits(self.channel.epochs());
                 Poll::Ready(Ok(()))
             }
             Poll::Pending => self.poll_stuck(cx),
@@ -344,6 +351,8 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for SealedSink<W> {
                 Poll::Ready(shut) => {
                     self.settle(shut)?;
                     self.ending = Ending::Closed;
+                    let deks = self.channel.epochs();
+                    self.traffic.ends(deks, None);
                 }
                 Poll::Pending => return self.poll_stuck(cx),
             }

@@ -9,13 +9,19 @@ use tokio::{io::AsyncRead, time::Instant};
 use tokio_util::io::poll_read_buf;
 
 use super::{LONG_WINDOW, TimedOut, Times, WINDOW, times::Timer};
-use crate::{channel::ChannelOpener, codec::CodecError, keys::Dek, open::Opened};
+use crate::{
+    channel::ChannelOpener,
+    codec::CodecError,
+    keys::Dek,
+    open::Opened,
+    telemetry::{Traffic, Way},
+};
 
 /// The receiving end of a channel on a connection. See the [module](super).
 ///
 /// Payloads of one segment, and those of a batch, are slices of what was read: whoever keeps a small one for long should copy it, since it
-/// holds up to 64 KiB. The stream ends after the last message, when the connection's half is closed; the end of the input without a last
-/// message is an error. After an error it gives one more, [`CodecError::Failed`], and nothing else.
+/// holds up to 64 KiB. The stream ends with the channel's last message, whether the connection's half
+/// is closed then or not; the end of the input without a last message is an error. After an error it gives one more, [`CodecError::Failed`], and nothing else.
 pub struct OpenedStream<R> {
     channel: ChannelOpener,
     io: R,
@@ -24,6 +30,7 @@ pub struct OpenedStream<R> {
     times: Times,
     timer: Timer,
     waited: Option<Waited>,
+    traffic: Traffic,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,6 +62,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
             times: Times::default(),
             timer: Timer::default(),
             waited: None,
+            traffic: Traffic::new(Way::Opened),
         }
     }
 
@@ -95,6 +103,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
     }
 
     fn fail(&mut self, error: CodecError) -> CodecError {
+        self.traffic.ends(self.channel.epochs(), Some(&error));
         self.ending = Ending::Failed;
         self.input = BytesMut::new();
         error
@@ -106,6 +115,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
             Ok(None) if self.channel.needs_dek(&self.input).is_some() => return Err(CodecError::NeedsDek),
             Ok(None) if self.ending == Ending::Input => self.channel.end(&self.input).map(|()| {
                 self.ending = Ending::Over;
+                self.traffic.ends(self.channel.epochs(), None);
                 None
             }),
             next => next,
@@ -131,6 +141,12 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
                     // A connection on which nothing is said holds no buffer.
                     self.input = BytesMut::new();
                 }
+                if self.channel.is_closed() {
+                    // Everything was said. That the peer holds its half open takes nothing from it.
+                    self.ending = Ending::Input;
+                    return Poll::Ready(Ok(()));
+                }
+                self.traffic.waits(self.channel.epochs());
                 self.poll_late(cx)
             }
         }
@@ -140,7 +156,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
         let (limit, timed_out) = if self.channel.first_header_mac().is_none() {
             (self.times.header, TimedOut::Header)
-        } else if self.channel.is_closed() || !self.is_idle() {
+        } else if !self.is_idle() {
             (self.times.part, TimedOut::Part)
         } else {
             (self.times.idle, TimedOut::Idle)
@@ -149,11 +165,6 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
         let since = self.since(timed_out);
         if !self.timer.has_passed(since.checked_add(limit), cx) {
             return Poll::Pending;
-        }
-        if self.channel.is_closed() && self.input.is_empty() {
-            // Everything was said; that the peer holds its half open takes nothing from it.
-            self.ending = Ending::Over;
-            return Poll::Ready(Ok(()));
         }
         Poll::Ready(Err(self.fail(timed_out.into())))
     }
@@ -190,7 +201,10 @@ impl<R: AsyncRead + Unpin> Stream for OpenedStream<R> {
                 Ending::Open | Ending::Input => {}
             }
             match self.next_here() {
-                Ok(Some(opened)) => return Poll::Ready(Some(Ok(opened))),
+                Ok(Some(opened)) => {
+                    self.traffic.count(opened.payload.len());
+                    return Poll::Ready(Some(Ok(opened)));
+                }
                 Err(error) => return Poll::Ready(Some(Err(error))),
                 Ok(None) if self.ending == Ending::Over => return Poll::Ready(None),
                 Ok(None) => {}

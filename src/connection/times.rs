@@ -13,8 +13,7 @@ use tokio::time::{Instant, Sleep};
 pub struct Times {
     /// Until the first message's DEK block and head are there and its DEK is open; 20 s where nothing is said.
     pub header: Option<Duration>,
-    /// For each further part of a message that has begun (a block, a head, a segment, 64 KiB of a longer one), and from the last message
-    /// to the end of the input; 20 s where nothing is said.
+    /// For each further part of a message that has begun (a block, a head, a segment, 64 KiB of a longer one); 20 s where nothing is said.
     pub part: Option<Duration>,
     /// Between two messages; 10 min where nothing is said.
     pub idle: Option<Duration>,

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::Sender;
+use super::{BudgetExceeded, Sender};
 use crate::{keys::DecapsulateError, wire::ParseError};
 
 /// Why something could not be opened. Whatever depends on a key is one thing to a peer
@@ -51,6 +51,9 @@ pub enum OpenError {
         /// Messages delivered before.
         delivered: u64,
     },
+    /// The peer has cost more than a connection may.
+    #[error(transparent)]
+    Budget(#[from] BudgetExceeded),
     /// This reader failed before and gives nothing more.
     #[error("it failed before and gives nothing more")]
     Failed,
@@ -64,6 +67,27 @@ impl OpenError {
             Self::Parse(error) => error.to_string(),
             Self::ChannelTruncated { .. } => "truncated".into(),
             _ => "refused".into(),
+        }
+    }
+
+    /// The same in a word, for logs and counters (docs/events.md). It is not for a peer.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Parse(error) => error.reason(),
+            Self::Policy(_) => "policy",
+            Self::NoMatchingKey => "no_matching_key",
+            Self::KeyUnavailable(_) => "key_unavailable",
+            Self::HeaderMac => "header_mac",
+            Self::Proof => "proof",
+            Self::SenderChanged => "sender_changed",
+            Self::Duplicate => "duplicate",
+            Self::InHand => "in_hand",
+            Self::Segment { .. } => "segment",
+            Self::Content(_) => "content",
+            Self::ChannelTruncated { .. } => "truncated",
+            Self::Budget(_) => "budget",
+            Self::Failed => "failed",
         }
     }
 

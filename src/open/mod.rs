@@ -4,6 +4,7 @@
 //! nothing else can open segments.
 #![deny(clippy::cast_possible_truncation)]
 
+mod budget;
 mod cache;
 mod error;
 mod policy;
@@ -24,6 +25,8 @@ use crate::{
     platform::Clock,
     wire::DekBlock,
 };
+pub(crate) use budget::Meter;
+pub use budget::{Budget, BudgetExceeded, Budgets};
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, ExpectedContext, Policy, Predicate};
@@ -341,6 +344,10 @@ impl Opener {
         // [USE-3] A key that was taken out of the keyring opens nothing from the cache either, nor one that has become
         // somebody else's too.
         unlocked.key.is_none_or(|name| keyring.is_mine_alone(&name) == Some(unlocked.mine_alone)).then_some(unlocked)
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// Whether a DEK that is in use is still young enough. [USE-3]

@@ -71,6 +71,18 @@ pub enum ParseError {
 }
 
 impl ParseError {
+    /// The same in a word, for logs and counters (docs/events.md).
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Truncated { .. } => "truncated",
+            Self::Malformed { .. } => "malformed",
+            Self::Unsupported { .. } => "unsupported",
+            Self::LimitExceeded(_) => "limit",
+            Self::TrailingBytes { .. } => "trailing",
+        }
+    }
+
     /// A part of an incremental parse: not enough bytes yet is `None`, anything else is the result.
     pub(crate) fn incomplete<T>(parsed: Result<T, Self>) -> Result<Option<T>, Self> {
         match parsed {
