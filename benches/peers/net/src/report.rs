@@ -53,7 +53,9 @@ what the kernel has.
 From memory to memory, one by one; both ends in one thread.
 
 {}
-What is under one CMK, from most to least that the CMK does:
+hpke, age and the boxes have their own X25519, in Rust or libsodium's; sealwire's here is that of {}.
+
+The same message under one CMK, from the way that uses the CMK the most to that which uses it the least:
 
 {}
 ## Primitives
@@ -75,6 +77,7 @@ Sealing in place:
         idle(memory),
         schemes::SIZE,
         schemes(all),
+        if cfg!(feature = "aws-lc") { "AWS-LC" } else { "x25519-dalek" },
         ways(all),
         aeads(ciphers),
         x25519s(agreements),
@@ -179,15 +182,19 @@ pub fn x25519s(rounds: &Rounds) -> String {
 pub fn schemes(rows: &[schemes::Row]) -> String {
     let mut text =
         String::from("| | key | seal | open | bytes | seal, open: times as fast as HPKE |\n|---|---|--:|--:|--:|--:|\n");
-    for schemes::Row { name, keyed, seal, open, bytes, ratios: [to_seal, to_open], .. } in rows {
+    for schemes::Row { name, keyed, seal, open, bytes, ratios, .. } in rows {
         let key = if *keyed { "is there" } else { "of the receiver" };
-        let (seal, open) = (time(*seal), time(*open));
-        writeln!(text, "| {name} | {key} | {seal} | {open} | {bytes:.0} | {to_seal:.2}, {to_open:.2} |").unwrap();
+        let (seal, open, [to_seal, to_open]) = (time(*seal), time(*open), ratios.map(multiple));
+        writeln!(text, "| {name} | {key} | {seal} | {open} | {bytes:.0} | {to_seal}, {to_open} |").unwrap();
     }
     text
 }
 
-/// Those schemes that are ways to use one CMK, with one cipher.
+fn multiple(of: f64) -> String {
+    if of < 10.0 { format!("{of:.2}") } else { format!("{of:.0}") }
+}
+
+/// Those schemes that are ways to use one CMK.
 fn ways(rows: &[schemes::Row]) -> String {
     let mut text = String::from("| | seal | open | bytes | over the payload |\n|---|--:|--:|--:|--:|\n");
     for schemes::Row { way, seal, open, bytes, .. } in rows {
