@@ -26,6 +26,7 @@
 //! stream    payloads larger than memory  std's Read, Write, Seek, and tokio's; some segments are held
 //! armor     envelope <-> text            no keys; the base64 is a library's
 //! codec     the same for tokio-util      shells; no rule of the format lives here
+//! connection  the same, joined to a socket  batches, time limits; no rule of the format lives here
 //! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
 //! cli       the program                  files, sockets, terminals; asks the library for all else
 //! platform  randomness, time, process    the only room that asks the system for them; crate-private
@@ -42,6 +43,8 @@ pub mod channel;
 pub mod cli;
 #[cfg(feature = "codec")]
 pub mod codec;
+#[cfg(feature = "codec")]
+pub mod connection;
 mod crypto;
 pub mod keys;
 pub mod open;

@@ -2,7 +2,7 @@
 #![deny(clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use zeroize::Zeroize;
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         padme::padme,
         schedule::{Schedule, SegmentAt},
     },
-    wire::{LimitExceeded, Limits, ParseError, Reader, SegmentPlan, SegmentPrefix, index, len64},
+    wire::{LimitExceeded, Limits, PREFIX_LEN, ParseError, Reader, SegmentPlan, SegmentPrefix, TAG_LEN, index, len64},
 };
 
 const PAD_TRAILER: usize = 8;
@@ -42,18 +42,25 @@ impl<'a> Plaintext<'a> {
         self.padded.is_some()
     }
 
-    /// Appends bytes `range` of `payload ‖ 00* ‖ payload_len`.
-    fn append(&self, range: std::ops::Range<usize>, out: &mut BytesMut) {
+    /// Where bytes `range` of it stand together: in the payload, unless padding is among them.
+    fn slice(&self, range: std::ops::Range<usize>) -> Option<&'a [u8]> {
+        self.payload.get(range)
+    }
+
+    /// Writes bytes `range` of `payload ‖ 00* ‖ payload_len` to `out`, which is as long.
+    fn copy(&self, range: std::ops::Range<usize>, out: &mut [u8]) {
         let (payload, trailer) = (self.payload.len(), len64(self.payload.len()).to_be_bytes());
         let trailer_at = if self.is_padded() { self.len() - PAD_TRAILER } else { self.len() };
-        let within = |n: usize| n.clamp(range.start, range.end);
-        out.put_slice(&self.payload[range.start.min(payload)..range.end.min(payload)]);
-        out.put_bytes(0, within(trailer_at) - within(payload));
-        out.put_slice(&trailer[range.start.max(trailer_at) - trailer_at..range.end.max(trailer_at) - trailer_at]);
+        let within = |n: usize| n.clamp(range.start, range.end) - range.start;
+        let (zeros, end) = (within(payload)..within(trailer_at), within(trailer_at));
+        out[..zeros.start].copy_from_slice(&self.payload[range.start.min(payload)..range.end.min(payload)]);
+        out[zeros].fill(0);
+        out[end..].copy_from_slice(&trailer[range.start.max(trailer_at) - trailer_at..range.end.max(trailer_at) - trailer_at]);
     }
 }
 
-fn padded_len(payload: usize) -> Option<usize> {
+/// The same, of what lies in memory.
+pub(crate) fn padded_len(payload: usize) -> Option<usize> {
     usize::try_from(padded_len64(len64(payload))?).ok()
 }
 
@@ -92,6 +99,23 @@ pub(crate) fn unpadded_len(plaintext: &[u8]) -> Result<usize, ParseError> {
     Ok(payload)
 }
 
+/// Of a sealed segment: its ciphertext.
+fn text_of(sealed: &mut [u8]) -> Result<&mut [u8], Refused> {
+    let end = sealed.len().checked_sub(TAG_LEN).ok_or(Refused)?;
+    sealed.get_mut(PREFIX_LEN..end).ok_or(Refused)
+}
+
+fn put_prefix(sealed: &mut [u8], last: bool) -> Result<(), Refused> {
+    let ciphertext = u32::try_from(text_of(sealed)?.len()).map_err(|_| Refused)?;
+    *sealed.first_chunk_mut().ok_or(Refused)? = SegmentPrefix { last, ciphertext }.encode();
+    Ok(())
+}
+
+fn put_tag(sealed: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
+    *sealed.last_chunk_mut().ok_or(Refused)? = *tag;
+    Ok(())
+}
+
 /// Everything that is the same for all segments of one message.
 #[derive(Clone, Copy)]
 pub(crate) struct Segments<'a> {
@@ -110,24 +134,40 @@ impl Segments<'_> {
         SegmentAt { seq: self.seq, index: len64(i), last }
     }
 
-    /// Appends all segments of `plaintext`: each is copied into place and encrypted there while it is in the cache.
-    /// On an error `out` is as it was, and what was written behind it is wiped.
-    pub(crate) fn seal(&self, plaintext: Plaintext<'_>, plan: SegmentPlan, out: &mut BytesMut) -> Result<(), Refused> {
-        let start = out.len();
-        out.reserve(plan.sealed_len());
+    /// Seals segment `i` into `out`, which is as long as it is sealed: encrypted on its way from the payload, or, where padding joins it,
+    /// copied and encrypted there. On an error `out` is wiped.
+    pub(crate) fn seal_one(&self, plaintext: &Plaintext<'_>, plan: SegmentPlan, i: usize, out: &mut [u8]) -> Result<(), Refused> {
+        let (range, last) = (plan.plaintext_range(i), plan.prefix(i).last);
+        let Some(from) = plaintext.slice(range.clone()) else {
+            plaintext.copy(range, text_of(out)?);
+            return self.seal_where_it_is(i, last, out);
+        };
+        put_prefix(out, last)?;
+        let sealed = match self.schedule.seal_segment_from(self.at(i, last), self.aad(i), from, text_of(out)?) {
+            Ok(tag) => put_tag(out, &tag),
+            refused => refused.map(|_| ()),
+        };
+        sealed.inspect_err(|_| out.zeroize())
+    }
+
+    /// Seals segment `i`, whose plaintext stands in `out` where its ciphertext is to be. On an error `out` is wiped.
+    pub(crate) fn seal_where_it_is(&self, i: usize, last: bool, out: &mut [u8]) -> Result<(), Refused> {
+        put_prefix(out, last)?;
+        let sealed = match self.schedule.seal_segment(self.at(i, last), self.aad(i), text_of(out)?) {
+            Ok(tag) => put_tag(out, &tag),
+            refused => refused.map(|_| ()),
+        };
+        sealed.inspect_err(|_| out.zeroize())
+    }
+
+    /// Appends all segments of `plaintext`, one after the other, so that each is in the cache while it is made. On an error `out` is as it
+    /// was.
+    #[cfg(test)]
+    fn seal(&self, plaintext: Plaintext<'_>, plan: SegmentPlan, out: &mut BytesMut) -> Result<(), Refused> {
         for i in 0..plan.segments() {
-            let prefix = plan.prefix(i);
-            out.put_slice(&prefix.encode());
-            let text = out.len();
-            plaintext.append(plan.plaintext_range(i), out);
-            match self.schedule.seal_segment(self.at(i, prefix.last), self.aad(i), &mut out[text..]) {
-                Ok(tag) => out.put_slice(&tag),
-                Err(refused) => {
-                    out[start..].zeroize();
-                    out.truncate(start);
-                    return Err(refused);
-                }
-            }
+            let at = out.len();
+            out.resize(at + plan.sealed_len_of(i), 0);
+            self.seal_one(&plaintext, plan, i, &mut out[at..])?;
         }
         Ok(())
     }
@@ -137,17 +177,13 @@ impl Segments<'_> {
     pub(crate) fn seal_in_place(&self, plan: SegmentPlan, front: usize, buffer: &mut BytesMut) -> Result<(), Refused> {
         buffer.resize(front + plan.sealed_len(), 0);
         for i in (0..plan.segments()).rev() {
-            let (range, prefix) = (plan.plaintext_range(i), plan.prefix(i));
             let at = front + plan.sealed_offset(i);
-            let text = at + 4..at + 4 + range.len();
-            buffer.copy_within(range, text.start);
-            buffer[at..text.start].copy_from_slice(&prefix.encode());
-            let tag = self.schedule.seal_segment(self.at(i, prefix.last), self.aad(i), &mut buffer[text.clone()]);
-            let Ok(tag) = tag else {
+            buffer.copy_within(plan.plaintext_range(i), at + PREFIX_LEN);
+            let sealed = &mut buffer[at..at + plan.sealed_len_of(i)];
+            if let Err(refused) = self.seal_where_it_is(i, plan.prefix(i).last, sealed) {
                 buffer.zeroize_all();
-                return Err(Refused);
-            };
-            buffer[text.end..text.end + 16].copy_from_slice(&tag);
+                return Err(refused);
+            }
         }
         Ok(())
     }
@@ -298,11 +334,11 @@ mod tests {
             whole.resize(plaintext.len() - 8, 0);
             whole.extend((len as u64).to_be_bytes());
             for size in [1, 3, 8, 100, 4096, 1 << 20] {
-                let mut out = BytesMut::new();
+                let mut out = vec![9; whole.len()];
                 let mut at = 0;
                 while at < whole.len() {
                     let end = (at + size).min(whole.len());
-                    plaintext.append(at..end, &mut out);
+                    plaintext.copy(at..end, &mut out[at..end]);
                     at = end;
                 }
                 assert_eq!(out, whole, "{len} in {size}");

@@ -94,11 +94,37 @@ impl Clock {
 }
 
 /// Which process this is, to notice a fork.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Process(u32);
+///
+/// Where the C library tells children that they were forked, looking costs a nanosecond; asking the kernel for the number of the process
+/// costs as much as sealing a small message does (182 ns, measured). That number is what is left to a program that makes its children
+/// behind the C library's back, and to systems where nothing tells.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    #[cfg(unix)]
+    told: Option<forkguard::atfork::Guard>,
+    id: u32,
+}
 
 impl Process {
     pub(crate) fn current() -> Self {
-        Self(std::process::id())
+        Self {
+            #[cfg(unix)]
+            told: forkguard::atfork::Guard::try_new().ok(),
+            id: std::process::id(),
+        }
+    }
+
+    /// Whether this is still the same process.
+    pub(crate) fn is_current(&self) -> bool {
+        #[cfg(unix)]
+        if let Some(told) = &self.told {
+            return !told.clone().detected_fork();
+        }
+        self.is_current_by_number()
+    }
+
+    /// The same, asked of the kernel: for what costs a system call anyway, or a Diffie-Hellman.
+    pub(crate) fn is_current_by_number(&self) -> bool {
+        self.id == std::process::id()
     }
 }

@@ -6,6 +6,8 @@ mod sealer;
 
 pub use opener::ChannelOpener;
 pub use sealer::ChannelSealer;
+#[cfg(feature = "codec")]
+pub(crate) use sealer::Sending;
 
 /// Which end of a connection a program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -31,6 +31,8 @@ pub struct ChannelOpener {
     stage: Stage,
     ready: Ready,
     delivered: u64,
+    /// Parts that have been read.
+    steps: u64,
     /// The AAD of the message under way.
     aad: Vec<u8>,
 }
@@ -116,6 +118,7 @@ impl ChannelOpener {
             stage: Stage::Idle,
             ready: Ready::Nothing,
             delivered: 0,
+            steps: 0,
             aad: Vec::new(),
         }
     }
@@ -141,7 +144,7 @@ impl ChannelOpener {
                 return Ok(Some(opened));
             }
             match self.step(input) {
-                Ok(true) => {}
+                Ok(true) => self.steps = self.steps.wrapping_add(1),
                 Ok(false) => return Ok(None),
                 Err(error) => {
                     // [CHN-14]
@@ -168,6 +171,24 @@ impl ChannelOpener {
             self.stage = Stage::Failed;
         }
         ended
+    }
+
+    /// Parts that have been read: blocks with their heads, follow-ups' heads, segments.
+    #[cfg(feature = "codec")]
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Whether no message is under way, as far as bytes have been taken.
+    #[cfg(feature = "codec")]
+    pub(crate) fn is_between_messages(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
+    }
+
+    /// Whether a message of several segments is under way.
+    #[cfg(feature = "codec")]
+    pub(crate) fn is_in_a_long_message(&self) -> bool {
+        matches!(&self.stage, Stage::Segments(partial) if partial.next_segment > 0)
     }
 
     /// Whether the last message has been read.

@@ -5,7 +5,7 @@ use super::Role;
 use crate::{
     crypto::{Secret32, proof::Covers},
     payload::Plaintext,
-    seal::{Epoch, Lead, Message, SealError, Sealer},
+    seal::{Epoch, Front, Lead, Message, SealError, Sealer, SealerBuilder, Started},
     wire::{Flags, check_context},
 };
 
@@ -36,6 +36,37 @@ pub struct ChannelSealer {
     renew: bool,
     state: State,
     aad: Vec<u8>,
+}
+
+/// A message that has its number and is sealed in parts: one for each segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Sending {
+    lead: Lead,
+    flags: Flags,
+    started: Started,
+}
+
+impl Sending {
+    pub(crate) fn parts(&self) -> usize {
+        self.started.plan.segments()
+    }
+
+    pub(crate) fn part_len(&self, i: usize) -> usize {
+        self.started.part_len(i)
+    }
+
+    /// Bytes before the first segment.
+    pub(crate) fn front_len(&self) -> usize {
+        self.started.front
+    }
+
+    fn len(&self) -> usize {
+        self.started.front + self.started.plan.sealed_len()
+    }
+
+    fn front<'a>(&self, context: &'a [u8]) -> Front<'a> {
+        Front { lead: self.lead, flags: self.flags, context }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,6 +142,34 @@ impl ChannelSealer {
     }
 
     fn append(&mut self, context: &[u8], payload: &[u8], flags: Flags, out: &mut BytesMut) -> Result<(), SealError> {
+        let plaintext = self.plaintext(payload)?;
+        let sending = self.start(context, plaintext.len(), Flags { padded: plaintext.is_padded(), ..flags })?;
+        let start = out.len();
+        out.reserve(sending.len());
+        // One part after the other, so that each is in the cache while it is made.
+        for i in 0..sending.parts() {
+            let at = out.len();
+            out.resize(at + sending.part_len(i), 0);
+            self.put_part(&sending, context, &plaintext, i, &mut out[at..]).inspect_err(|_| out.truncate(start))?;
+        }
+        Ok(())
+    }
+
+    /// A payload as it is sealed here.
+    pub(crate) fn plaintext<'a>(&self, payload: &'a [u8]) -> Result<Plaintext<'a>, SealError> {
+        Ok(Plaintext::new(payload, self.sealer.settings.pad, &self.sealer.settings.limits)?)
+    }
+
+    pub(crate) fn check_process(&self) -> Result<(), SealError> {
+        self.sealer.check_process()
+    }
+
+    pub(crate) fn settings(&self) -> &SealerBuilder {
+        &self.sealer.settings
+    }
+
+    /// Gives a message of `len` bytes of plaintext its number. From here on the channel has failed unless all its parts follow.
+    pub(crate) fn start(&mut self, context: &[u8], len: usize, flags: Flags) -> Result<Sending, SealError> {
         match self.state {
             State::Open => {}
             // [CHN-8]
@@ -119,23 +178,45 @@ impl ChannelSealer {
             State::Failed => return Err(SealError::Failed),
         }
         self.sealer.check_process()?;
-        let settings = &self.sealer.settings;
-        let plaintext = Plaintext::new(payload, settings.pad, &settings.limits)?;
         // [LIM-4]
-        check_context(context, &settings.limits)?;
-        let (lead, chain) = self.ready_epoch(plaintext.len())?;
-        let flags = Flags { channel: true, acceptor: self.role == Role::Acceptor, padded: plaintext.is_padded(), ..flags };
-        let message = Message { lead, flags, context, chain: chain.as_ref(), binding: &self.binding };
+        check_context(context, &self.sealer.settings.limits)?;
+        let (lead, chain) = self.ready_epoch(len)?;
+        let flags = Flags { channel: true, acceptor: self.role == Role::Acceptor, ..flags };
+        let front = Front { lead, flags, context };
+        let message = Message { front, chain: chain.as_ref(), binding: &self.binding };
         let epoch = self.epoch.as_mut().ok_or(SealError::Failed)?;
-        let sealed = epoch.seal(&message, plaintext, self.sealer.settings.segment_log2, &mut self.aad, out);
-        if chain.is_some() {
+        self.state = State::Failed;
+        let started = epoch.begin(&message, len, self.sealer.settings.segment_log2, &mut self.aad)?;
+        self.state = if flags.last { State::Closed } else { State::Open };
+        Ok(Sending { lead, flags, started })
+    }
+
+    /// Seals part `i` of a message into `out`, which is as long as that part.
+    pub(crate) fn put_part(
+        &mut self,
+        sending: &Sending,
+        context: &[u8],
+        plaintext: &Plaintext<'_>,
+        i: usize,
+        out: &mut [u8],
+    ) -> Result<(), SealError> {
+        self.put(sending, |epoch, aad| epoch.put_part(&sending.started, sending.front(context), plaintext, i, aad, out))
+    }
+
+    /// Seals a message of one segment, whose plaintext stands in `out` where its ciphertext is to be.
+    pub(crate) fn put_around(&mut self, sending: &Sending, context: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+        self.put(sending, |epoch, aad| epoch.put_around(&sending.started, sending.front(context), aad, out))
+    }
+
+    fn put(&mut self, sending: &Sending, put: impl FnOnce(&Epoch, &[u8]) -> Result<(), SealError>) -> Result<(), SealError> {
+        let sealed = put(self.epoch.as_ref().ok_or(SealError::Failed)?, &self.aad);
+        // It may hold the chain, and is needed for the first segment alone.
+        if sending.lead == Lead::Envelope {
             self.aad.zeroize();
         }
-        self.state = match &sealed {
-            Err(_) => State::Failed,
-            Ok(()) if flags.last => State::Closed,
-            Ok(()) => State::Open,
-        };
+        if sealed.is_err() {
+            self.state = State::Failed;
+        }
         sealed
     }
 

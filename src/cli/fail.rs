@@ -153,7 +153,8 @@ impl From<CodecError> for Failure {
             CodecError::Seal(error) => error.into(),
             CodecError::Parse(error) => error.into(),
             CodecError::Io(error) => Self::io("connection", &error),
-            CodecError::Failed => Self::new(Code::Io, error.to_string()),
+            CodecError::TimedOut(late) => Self::new(Code::Io, late.to_string()),
+            CodecError::Failed | CodecError::NeedsDek => Self::new(Code::Io, error.to_string()),
         }
     }
 }

@@ -17,7 +17,7 @@ pub use envelope::{EnvelopeCodec, RawMessage};
 pub use opening::{MessageCodec, OpeningCodec};
 pub use sealing::{Outgoing, SealingCodec};
 
-use crate::{open::OpenError, seal::SealError, wire::ParseError};
+use crate::{connection::TimedOut, open::OpenError, seal::SealError, wire::ParseError};
 
 /// Bytes read at once: a read buffer of tokio-util's 8 KiB would make eight reads of one segment.
 const READ_BUFFER: usize = 64 * 1024;
@@ -40,6 +40,13 @@ pub enum CodecError {
     /// What arrived is no message.
     #[error(transparent)]
     Parse(#[from] ParseError),
+    /// The peer took too long; only from [`connection`](crate::connection).
+    #[error(transparent)]
+    TimedOut(#[from] TimedOut),
+    /// A block waits for its DEK. This is no failure: the stream goes on when it was supplied
+    /// ([`OpenedStream::supply`](crate::connection::OpenedStream::supply)).
+    #[error("the DEK of a block has to come from elsewhere")]
+    NeedsDek,
     /// This codec failed before.
     #[error("the connection failed before and is over")]
     Failed,

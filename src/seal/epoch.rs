@@ -7,7 +7,7 @@ use crate::{
     crypto::{Secret32, schedule::Schedule},
     payload::{Plaintext, Segments},
     platform::Moment,
-    wire::{Flags, FollowUpHead, MessageHead, SegmentPlan, len64},
+    wire::{FOLLOW_UP_HEAD_LEN, Flags, FollowUpHead, MESSAGE_HEAD_LEN, MessageHead, SegmentPlan, len64},
 };
 
 /// How a message begins.
@@ -19,11 +19,17 @@ pub(crate) enum Lead {
     FollowUp,
 }
 
-/// What a message says about itself, apart from its bytes.
-pub(crate) struct Message<'a> {
+/// What a message says about itself before its first segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Front<'a> {
     pub(crate) lead: Lead,
     pub(crate) flags: Flags,
     pub(crate) context: &'a [u8],
+}
+
+/// A message apart from its bytes: what it says, and what both sides know without its saying so.
+pub(crate) struct Message<'a> {
+    pub(crate) front: Front<'a>,
     pub(crate) chain: Option<&'a Secret32>,
     pub(crate) binding: &'a [u8],
 }
@@ -55,13 +61,40 @@ impl Epoch {
         aad: &mut Vec<u8>,
         out: &mut BytesMut,
     ) -> Result<(), SealError> {
-        let (plan, head) = self.begin(message, plaintext.len(), segment_log2, aad)?;
+        let begun = self.begin(message, plaintext.len(), segment_log2, aad)?;
         let start = out.len();
-        out.reserve(self.front_len(message, &head) + plan.sealed_len());
-        self.put_front(message, &head, out);
-        let segments = Segments { schedule: &self.schedule, seq: head.seq, aad };
-        segments.seal(plaintext, plan, out).inspect_err(|_| out.truncate(start))?;
+        out.reserve(begun.front + begun.plan.sealed_len());
+        // One part after the other, so that each is in the cache while it is made.
+        for i in 0..begun.plan.segments() {
+            let at = out.len();
+            out.resize(at + begun.part_len(i), 0);
+            self.put_part(&begun, message.front, &plaintext, i, aad, &mut out[at..]).inspect_err(|_| out.truncate(start))?;
+        }
         self.sign(message, &mut out[start..]).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Writes part `i` of a message to `out`, which is as long as [`Started::part_len`]: segment `i`, and what stands before the first.
+    pub(crate) fn put_part(
+        &self,
+        begun: &Started,
+        says: Front<'_>,
+        plaintext: &Plaintext<'_>,
+        i: usize,
+        aad: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), SealError> {
+        let (front, segment) = out.split_at_mut_checked(begun.front_of(i)).ok_or(SealError::Primitive)?;
+        if i == 0 {
+            self.put_front(says, begun, &mut &mut *front);
+        }
+        Ok(Segments { schedule: &self.schedule, seq: begun.seq, aad }.seal_one(plaintext, begun.plan, i, segment)?)
+    }
+
+    /// The same for a message of one segment whose plaintext stands in `out` where its ciphertext is to be.
+    pub(crate) fn put_around(&self, begun: &Started, says: Front<'_>, aad: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+        let (front, segment) = out.split_at_mut_checked(begun.front).ok_or(SealError::Primitive)?;
+        self.put_front(says, begun, &mut &mut *front);
+        Ok(Segments { schedule: &self.schedule, seq: begun.seq, aad }.seal_where_it_is(0, true, segment)?)
     }
 
     pub(super) fn seal_in_place(
@@ -71,11 +104,10 @@ impl Epoch {
         aad: &mut Vec<u8>,
         buffer: &mut BytesMut,
     ) -> Result<(), SealError> {
-        let (plan, head) = self.begin(message, buffer.len(), segment_log2, aad)?;
-        let front = self.front_len(message, &head);
-        let segments = Segments { schedule: &self.schedule, seq: head.seq, aad };
-        segments.seal_in_place(plan, front, buffer)?;
-        self.put_front(message, &head, &mut &mut buffer[..front]);
+        let begun = self.begin(message, buffer.len(), segment_log2, aad)?;
+        let segments = Segments { schedule: &self.schedule, seq: begun.seq, aad };
+        segments.seal_in_place(begun.plan, begun.front, buffer)?;
+        self.put_front(message.front, &begun, &mut &mut buffer[..begun.front]);
         self.sign(message, buffer)
     }
 
@@ -89,24 +121,25 @@ impl Epoch {
 
     /// Completes the block of a message that is signed by itself, where it stands before it.
     fn sign(&self, message: &Message<'_>, sealed: &mut [u8]) -> Result<(), SealError> {
-        let Some(unsigned) = self.unsigned.as_ref().filter(|_| message.lead != Lead::Detached) else { return Ok(()) };
+        let Some(unsigned) = self.unsigned.as_ref().filter(|_| message.front.lead != Lead::Detached) else { return Ok(()) };
         let (block, rest) = sealed.split_at_mut_checked(self.block.len()).ok_or(SealError::Primitive)?;
         unsigned.sign(&self.schedule, block, [rest, message.binding])
     }
 
-    /// What every message begins with: its plan, its `seq`, its head, and the AAD of its first segment.
-    fn begin<'m>(
+    /// What every message begins with: its plan, its `seq`, and the AAD of its first segment.
+    pub(crate) fn begin(
         &mut self,
-        message: &Message<'m>,
+        message: &Message<'_>,
         len: usize,
         segment_log2: u8,
         aad: &mut Vec<u8>,
-    ) -> Result<(SegmentPlan, MessageHead<'m>), SealError> {
+    ) -> Result<Started, SealError> {
         let plan = SegmentPlan::new(len, segment_log2)?;
         let seq = self.consume_seq(len)?;
-        let head = MessageHead { seq, segment_log2, flags: message.flags, context: message.context };
+        let Front { flags, context, .. } = message.front;
+        let head = MessageHead { seq, segment_log2, flags, context };
         build_aad(aad, &head, message.chain, message.binding);
-        Ok((plan, head))
+        Ok(Started { plan, seq, segment_log2, front: self.front_len(message.front) })
     }
 
     fn consume_seq(&mut self, len: usize) -> Result<u64, SealError> {
@@ -118,23 +151,48 @@ impl Epoch {
         Ok(seq)
     }
 
-    fn front_len(&self, message: &Message<'_>, head: &MessageHead<'_>) -> usize {
-        match message.lead {
-            Lead::Envelope => self.block.len() + head.encoded_len(),
-            Lead::Detached => head.encoded_len(),
-            Lead::FollowUp => FollowUpHead { flags: head.flags, context: head.context }.encoded_len(),
-        }
+    /// Bytes that stand before a message's first segment.
+    fn front_len(&self, says: Front<'_>) -> usize {
+        says.context.len()
+            + match says.lead {
+                Lead::Envelope => self.block.len() + MESSAGE_HEAD_LEN,
+                Lead::Detached => MESSAGE_HEAD_LEN,
+                Lead::FollowUp => FOLLOW_UP_HEAD_LEN,
+            }
     }
 
-    fn put_front(&self, message: &Message<'_>, head: &MessageHead<'_>, out: &mut impl BufMut) {
-        match message.lead {
-            Lead::Envelope => {
-                out.put_slice(&self.block);
-                head.encode(out);
-            }
-            Lead::Detached => head.encode(out),
-            Lead::FollowUp => FollowUpHead { flags: head.flags, context: head.context }.encode(out),
+    fn put_front(&self, says: Front<'_>, begun: &Started, out: &mut impl BufMut) {
+        let Front { lead, flags, context } = says;
+        if lead == Lead::Envelope {
+            out.put_slice(&self.block);
         }
+        match lead {
+            Lead::Envelope | Lead::Detached => {
+                MessageHead { seq: begun.seq, segment_log2: begun.segment_log2, flags, context }.encode(out);
+            }
+            Lead::FollowUp => FollowUpHead { flags, context }.encode(out),
+        }
+    }
+}
+
+/// A message that has its number, and how it falls into parts.
+#[derive(Clone, Copy)]
+pub(crate) struct Started {
+    pub(crate) plan: SegmentPlan,
+    seq: u64,
+    segment_log2: u8,
+    /// Bytes before the first segment.
+    pub(crate) front: usize,
+}
+
+impl Started {
+    /// Bytes of segment `i`, and of what stands before the first.
+    pub(crate) fn part_len(&self, i: usize) -> usize {
+        self.front_of(i) + self.plan.sealed_len_of(i)
+    }
+
+    fn front_of(&self, i: usize) -> usize {
+        if i == 0 { self.front } else { 0 }
     }
 }
 
@@ -164,7 +222,8 @@ mod tests {
         let mut epoch = sealer.fresh_epoch(u64::MAX, Covers::Dek).unwrap();
         (epoch.messages, epoch.bytes) = (u64::MAX - 1, u64::MAX - 3);
         assert!(!sealer.is_spent(&epoch, 3));
-        let message = Message { lead: Lead::Envelope, flags: Flags::default(), context: b"", chain: None, binding: b"" };
+        let front = Front { lead: Lead::Envelope, flags: Flags::default(), context: b"" };
+        let message = Message { front, chain: None, binding: b"" };
         let plaintext = Plaintext::new(b"four", false, &Limits::default()).unwrap();
         let (mut aad, mut out) = (Vec::new(), BytesMut::new());
         epoch.seal(&message, plaintext, 16, &mut aad, &mut out).unwrap();

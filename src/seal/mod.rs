@@ -20,7 +20,7 @@ use crate::{
 use builder::Block;
 pub use builder::SealerBuilder;
 pub(crate) use builder::Unsigned;
-pub(crate) use epoch::{Epoch, Lead, Message, build_aad};
+pub(crate) use epoch::{Epoch, Front, Lead, Message, Started, build_aad};
 pub use error::SealError;
 
 /// How long a DEK is reused: until the first of the three (spec 10.1).
@@ -143,7 +143,8 @@ impl Sealer {
         let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
         let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
         let mut epoch = self.usable_epoch(context, plaintext.len())?;
-        let message = Message { lead: Lead::Envelope, flags, context, chain: None, binding: &self.settings.binding };
+        let message =
+            Message { front: Front { lead: Lead::Envelope, flags, context }, chain: None, binding: &self.settings.binding };
         let sealed = epoch.seal(&message, plaintext, self.settings.segment_log2, &mut self.aad, out);
         self.epoch = Some(epoch);
         sealed
@@ -183,7 +184,8 @@ impl Sealer {
         let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
         let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
         let mut epoch = self.usable_epoch(context, plaintext.len())?;
-        let message = Message { lead: Lead::Detached, flags, context, chain: None, binding: &self.settings.binding };
+        let message =
+            Message { front: Front { lead: Lead::Detached, flags, context }, chain: None, binding: &self.settings.binding };
         let mut out = BytesMut::new();
         let sealed = epoch
             .seal(&message, plaintext, self.settings.segment_log2, &mut self.aad, &mut out)
@@ -207,7 +209,8 @@ impl Sealer {
             buffer.resize(len.saturating_sub(8), 0);
             buffer.put_u64(len64(payload));
         }
-        let message = Message { lead: Lead::Envelope, flags, context, chain: None, binding: &self.settings.binding };
+        let message =
+            Message { front: Front { lead: Lead::Envelope, flags, context }, chain: None, binding: &self.settings.binding };
         let sealed = epoch.seal_in_place(&message, self.settings.segment_log2, &mut self.aad, buffer);
         self.epoch = Some(epoch);
         if sealed.is_err() {
@@ -229,7 +232,7 @@ impl Sealer {
 
     pub(crate) fn check_process(&self) -> Result<(), SealError> {
         // [KEY-5]
-        if self.process == Process::current() { Ok(()) } else { Err(SealError::Forked) }
+        if self.process.is_current() { Ok(()) } else { Err(SealError::Forked) }
     }
 
     /// The same settings, and no DEK in use.
@@ -267,6 +270,10 @@ impl Sealer {
 
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
     pub(crate) fn fresh_epoch(&mut self, first_seq: u64, covers: Covers<'_>) -> Result<Epoch, SealError> {
+        // [KEY-5]
+        if !self.process.is_current_by_number() {
+            return Err(SealError::Forked);
+        }
         let settings = &mut self.settings;
         let dek = match settings.dek.take() {
             Some(dek) => dek,

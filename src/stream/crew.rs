@@ -121,7 +121,7 @@ impl<W: Work> Crew<W> {
 
     /// Whether this is the process in which it was made.
     pub(super) fn is_at_home(&self) -> bool {
-        self.process == Process::current()
+        self.process.is_current()
     }
 
     /// The segment that waits for the caller, where nobody else could do it.
@@ -217,7 +217,7 @@ impl<W> Drop for Crew<W> {
     fn drop(&mut self) {
         self.shared.state().closed = true;
         self.shared.more.notify_all();
-        if self.process == Process::current() {
+        if self.process.is_current() {
             // What they are at is wiped when this returns.
             self.helpers.drain(..).for_each(|helper| drop(helper.join()));
         }

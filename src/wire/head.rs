@@ -136,9 +136,14 @@ impl<'a> MessageHead<'a> {
 
     /// Appends the head. A context of more than 65,535 bytes has met a limit before.
     pub fn encode(&self, out: &mut impl BufMut) {
-        out.put_u64(self.seq);
-        out.put_slice(&[self.segment_log2, self.flags.byte()]);
-        encode_context(self.context, out);
+        out.put_slice(&self.fixed_part());
+        out.put_slice(self.context);
+    }
+
+    fn fixed_part(&self) -> [u8; MESSAGE_HEAD_LEN] {
+        let [s0, s1, s2, s3, s4, s5, s6, s7] = self.seq.to_be_bytes();
+        let [high, low] = context_len(self.context);
+        [s0, s1, s2, s3, s4, s5, s6, s7, self.segment_log2, self.flags.byte(), high, low]
     }
 
     /// Bytes of the encoded head.
@@ -181,8 +186,9 @@ impl<'a> FollowUpHead<'a> {
 
     /// Appends the head, type byte included.
     pub fn encode(&self, out: &mut impl BufMut) {
-        out.put_slice(&[FOLLOW_UP, self.flags.byte()]);
-        encode_context(self.context, out);
+        let [high, low] = context_len(self.context);
+        out.put_slice(&[FOLLOW_UP, self.flags.byte(), high, low]);
+        out.put_slice(self.context);
     }
 
     /// Bytes of the encoded head.
@@ -199,10 +205,8 @@ fn parse_context<'a>(reader: &mut Reader<'a>, limits: &Limits) -> Result<&'a [u8
     reader.take(len.into(), "context")
 }
 
-fn encode_context(context: &[u8], out: &mut impl BufMut) {
-    let len = u16::try_from(context.len()).unwrap_or(u16::MAX);
-    out.put_u16(len);
-    out.put_slice(context);
+fn context_len(context: &[u8]) -> [u8; 2] {
+    u16::try_from(context.len()).unwrap_or(u16::MAX).to_be_bytes()
 }
 
 /// Checks a context that is about to be written.

@@ -106,7 +106,9 @@ impl SegmentPlan {
     /// Segments, at least one.
     #[must_use]
     pub fn segments(self) -> usize {
-        self.plaintext.div_ceil(self.size).max(1)
+        // A division by what is a power of two, without dividing.
+        let whole = self.plaintext.wrapping_shr(self.size.trailing_zeros());
+        whole.saturating_add(usize::from(self.plaintext & self.size.saturating_sub(1) != 0)).max(1)
     }
 
     /// Bytes of all prefixes, ciphertexts and tags.
@@ -130,6 +132,11 @@ impl SegmentPlan {
     #[must_use]
     pub fn sealed_offset(self, i: usize) -> usize {
         i.saturating_mul(self.size.saturating_add(PREFIX_LEN).saturating_add(TAG_LEN))
+    }
+
+    /// Bytes of segment `i` with its prefix and its tag.
+    pub(crate) fn sealed_len_of(self, i: usize) -> usize {
+        self.plaintext_range(i).len().saturating_add(PREFIX_LEN).saturating_add(TAG_LEN)
     }
 
     /// The prefix of segment `i`.

@@ -1,0 +1,149 @@
+use zeroize::Zeroize;
+
+use super::{BATCH, LONG_WINDOW, WINDOW};
+
+/// What an outbox has before more is asked of it.
+const SMALL: usize = 4 * 1024;
+/// Flushes in a row that a small outbox would have done for, after which a large one is given back.
+const PATIENCE: u8 = 32;
+
+/// Sealed bytes on their way to a connection, and behind them plaintext that is gathered where its ciphertext will stand.
+///
+/// The buffer's bytes are always initialised, so that they are written without growing: `start..end` is sealed, `end..end + tail` gathered.
+#[derive(Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    tail: usize,
+    /// The most that was in it since the last flush, and flushes in a row that were small.
+    most: usize,
+    small: u8,
+}
+
+impl Outbox {
+    /// Bytes that are sealed.
+    pub(super) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub(super) fn sealed(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// `n` bytes of these have been written.
+    pub(super) fn advance(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.end);
+        if self.start == self.end && self.tail == 0 {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// The next `n` bytes behind what is sealed, gathered ones first.
+    pub(super) fn room(&mut self, n: usize) -> &mut [u8] {
+        self.reserve(n);
+        &mut self.bytes[self.end..self.end + n]
+    }
+
+    /// Puts `part` at the end of what is gathered.
+    pub(super) fn gather(&mut self, part: &[u8]) {
+        self.reserve(self.tail + part.len());
+        let at = self.end + self.tail;
+        self.bytes[at..at + part.len()].copy_from_slice(part);
+        self.tail += part.len();
+    }
+
+    /// Leaves `n` bytes free at the end of what is gathered.
+    pub(super) fn skip(&mut self, n: usize) {
+        self.reserve(self.tail + n);
+        self.tail += n;
+    }
+
+    pub(super) fn gathered(&self) -> usize {
+        self.tail
+    }
+
+    /// Moves what is gathered from `from` on so that it begins at `to`.
+    pub(super) fn shift(&mut self, from: usize, to: usize) {
+        let len = self.tail - from;
+        self.reserve(to + len);
+        self.bytes.copy_within(self.end + from..self.end + from + len, self.end + to);
+        self.tail = to + len;
+    }
+
+    /// The first `n` bytes behind what is sealed are sealed too, and nothing is gathered.
+    pub(super) fn commit(&mut self, n: usize) {
+        self.end += n;
+        self.tail = 0;
+        self.most = self.most.max(self.len());
+    }
+
+    /// Everything has been written: a buffer that has long been too large is given back.
+    pub(super) fn flushed(&mut self) {
+        let fits = self.most <= SMALL;
+        self.small = if fits { self.small.saturating_add(1) } else { 0 };
+        self.most = 0;
+        if self.tail == 0 && self.start == self.end && self.small >= PATIENCE && self.bytes.len() > SMALL {
+            *self = Self::default();
+        }
+    }
+
+    fn reserve(&mut self, n: usize) {
+        if self.bytes.len() - self.end >= n {
+            return;
+        }
+        let used = self.end + self.tail - self.start;
+        self.bytes.copy_within(self.start..self.end + self.tail, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let needed = self.end + n.max(self.tail);
+        if self.bytes.len() < needed {
+            let sizes = [SMALL, WINDOW + BATCH + SMALL, LONG_WINDOW + WINDOW + SMALL];
+            let len = sizes.into_iter().find(|size| *size >= needed).unwrap_or(needed);
+            // Growing by itself would leave plaintext behind in the old place.
+            let mut grown = vec![0; len];
+            grown[..used].copy_from_slice(&self.bytes[..used]);
+            self.bytes[self.end..used].zeroize();
+            self.bytes = grown;
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.bytes[self.end..self.end + self.tail].zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is gathered stays what it is, whatever is written before it and however the buffer grows.
+    #[test]
+    fn bytes_keep_their_places() {
+        let mut outbox = Outbox::default();
+        for round in 0..100usize {
+            outbox.room(3000).fill(1);
+            outbox.commit(3000);
+            outbox.skip(7);
+            (0..200).for_each(|i| outbox.gather(&[i as u8; 100]));
+            outbox.advance(round * 30);
+            outbox.shift(7, round);
+            assert_eq!(outbox.gathered(), round + 20_000);
+            let sealed = outbox.len();
+            let room = outbox.room(round + 20_000);
+            assert!(room[round..].chunks(100).enumerate().all(|(i, chunk)| chunk.iter().all(|byte| *byte == i as u8)));
+            room.fill(1);
+            outbox.commit(round + 20_000);
+            assert_eq!(outbox.len(), sealed + round + 20_000);
+            assert!(outbox.sealed().iter().all(|byte| *byte == 1));
+            outbox.advance(outbox.len());
+            assert_eq!(outbox.len(), 0);
+        }
+        assert!(outbox.bytes.len() <= WINDOW + BATCH + SMALL);
+        (0..PATIENCE).for_each(|_| outbox.flushed());
+        assert!(!outbox.bytes.is_empty(), "the first flush was a large one");
+        outbox.flushed();
+        assert!(outbox.bytes.is_empty());
+    }
+}

@@ -1,0 +1,353 @@
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_sink::Sink;
+use tokio::{io::AsyncWrite, time::Instant};
+
+use super::{BATCH, LONG_WINDOW, TimedOut, Times, WINDOW, outbox::Outbox, times::Timer};
+use crate::{
+    channel::{ChannelSealer, Sending},
+    codec::CodecError,
+    payload::padded_len,
+    seal::SealError,
+    wire::{FOLLOW_UP_HEAD_LEN, Flags, PREFIX_LEN, TAG_LEN, check_context, len64},
+};
+
+/// The sending end of a channel on a connection. See the [module](super).
+///
+/// What is fed is gathered as plaintext until a flush, 16 KiB or the size of a segment, and is then sealed as one batch (spec 7). A message
+/// that is alone when it is flushed is an ordinary one; so is one that fills a batch by itself. Closing sends the channel's last message
+/// and closes the connection's half.
+///
+/// It holds at most 64 KiB of sealed bytes and a batch before it pushes back, or 256 KiB and the payload of a message of several segments,
+/// which it seals as the connection takes it. After an error it gives errors and sends nothing.
+pub struct SealedSink<W> {
+    channel: ChannelSealer,
+    io: W,
+    context: Bytes,
+    waiting: Waiting,
+    long: Option<Long>,
+    out: Outbox,
+    /// Of plaintext that a batch gathers.
+    batch: usize,
+    ending: Ending,
+    times: Times,
+    timer: Timer,
+    /// When the connection last took something, while it is waited for.
+    stuck_since: Option<Instant>,
+}
+
+/// What was fed and is not sealed.
+enum Waiting {
+    Nothing,
+    /// A message alone, which may stay so.
+    One(Bytes),
+    /// Messages that are gathered in the outbox, behind room for a follow-up's head and a prefix.
+    Batch {
+        front: usize,
+        entries: u64,
+    },
+}
+
+/// A message of several segments, sealed up to one of them.
+struct Long {
+    sending: Sending,
+    context: Bytes,
+    payload: Bytes,
+    next: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Open,
+    /// The last message is sealed.
+    Last,
+    /// It is sent, and the connection's half is closed.
+    Closed,
+    Failed,
+}
+
+impl<W: AsyncWrite + Unpin> SealedSink<W> {
+    /// A channel over `io`.
+    pub fn new(channel: ChannelSealer, io: W) -> Self {
+        let settings = channel.settings();
+        let batch = BATCH.min(1 << settings.segment_log2).min(usize::try_from(settings.limits.message).unwrap_or(BATCH));
+        Self {
+            channel,
+            io,
+            context: Bytes::new(),
+            waiting: Waiting::Nothing,
+            long: None,
+            out: Outbox::default(),
+            batch,
+            ending: Ending::Open,
+            times: Times::default(),
+            timer: Timer::default(),
+            stuck_since: None,
+        }
+    }
+
+    /// How long the connection may take nothing ([`Times::write`]).
+    #[must_use]
+    pub fn times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// The context of what is fed from now on; empty where nothing is said. Messages of different contexts do not share a batch.
+    ///
+    /// # Errors
+    /// [`SealError`] for a context over its limit; the one before then stays.
+    pub fn set_context(&mut self, context: Bytes) -> Result<(), CodecError> {
+        check_context(&context, &self.channel.settings().limits).map_err(SealError::from)?;
+        if context != self.context {
+            self.seal_waiting()?;
+            self.context = context;
+        }
+        Ok(())
+    }
+
+    /// Waits until a message would be taken, and takes none: for `select!`, with [`push`](Self::push) behind it.
+    ///
+    /// # Errors
+    /// [`CodecError`].
+    pub async fn ready(&mut self) -> Result<(), CodecError> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_ready(cx)).await
+    }
+
+    /// Takes a message without waiting, after [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// [`CodecError`]. A message that is refused for its size leaves the channel as it was.
+    pub fn push(&mut self, payload: Bytes) -> Result<(), CodecError> {
+        self.check()?;
+        let len = self.channel.plaintext(&payload)?.len();
+        // Nobody has waited until there was room; what is under way comes first.
+        while self.long.is_some() {
+            self.seal_part()?;
+        }
+        let joins = PREFIX_LEN + payload.len();
+        match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            Waiting::One(first) if self.fits(PREFIX_LEN + first.len() + joins) => {
+                let front = FOLLOW_UP_HEAD_LEN + self.context.len() + PREFIX_LEN;
+                self.out.skip(front);
+                self.gather(&first);
+                self.gather(&payload);
+                self.waiting = Waiting::Batch { front, entries: 2 };
+                return Ok(());
+            }
+            Waiting::Batch { front, entries } if self.joins(front, entries, joins) => {
+                self.gather(&payload);
+                self.waiting = Waiting::Batch { front, entries: entries + 1 };
+                return Ok(());
+            }
+            waiting => self.waiting = waiting,
+        }
+        self.seal_waiting()?;
+        if self.fits(joins) {
+            self.waiting = Waiting::One(payload);
+            return Ok(());
+        }
+        let sending = self.channel.start(&self.context, len, Flags { padded: self.channel.settings().pad, ..Flags::default() });
+        let sending = self.settle(sending)?;
+        self.long = Some(Long { sending, context: self.context.clone(), payload, next: 0 });
+        if sending.parts() == 1 {
+            self.seal_part()?;
+        }
+        Ok(())
+    }
+
+    /// The channel, to renew it or to ask for its first header_mac. It has that once something was flushed, or was too long for a batch.
+    pub fn channel_mut(&mut self) -> &mut ChannelSealer {
+        &mut self.channel
+    }
+
+    /// What is written to.
+    pub fn get_ref(&self) -> &W {
+        &self.io
+    }
+
+    /// Whether plaintext of so many bytes is still gathered.
+    fn fits(&self, plaintext: usize) -> bool {
+        let padded = if self.channel.settings().pad { padded_len(plaintext) } else { Some(plaintext) };
+        padded.is_some_and(|padded| padded <= self.batch)
+    }
+
+    fn joins(&self, front: usize, entries: u64, joins: usize) -> bool {
+        entries < self.channel.settings().limits.batch_entries && self.fits(self.out.gathered() - front + joins)
+    }
+
+    fn gather(&mut self, payload: &[u8]) {
+        // No payload of a batch is longer than 16 KiB.
+        self.out.gather(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes());
+        self.out.gather(payload);
+    }
+
+    fn check(&self) -> Result<(), CodecError> {
+        match self.ending {
+            Ending::Open => Ok(()),
+            Ending::Failed => Err(CodecError::Failed),
+            Ending::Last | Ending::Closed => Err(SealError::Closed.into()),
+        }
+    }
+
+    /// An error is the end of it.
+    fn settle<T, E: Into<CodecError>>(&mut self, result: Result<T, E>) -> Result<T, CodecError> {
+        result.map_err(|error| {
+            self.ending = Ending::Failed;
+            error.into()
+        })
+    }
+
+    /// Seals what waits: a message alone as one, several as a batch.
+    fn seal_waiting(&mut self) -> Result<(), CodecError> {
+        let sealed = match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            Waiting::Nothing => return Ok(()),
+            Waiting::One(payload) => self.seal_one(&payload, Flags::default()),
+            Waiting::Batch { front, .. } => self.seal_batch(front),
+        };
+        self.settle(sealed)
+    }
+
+    fn seal_one(&mut self, payload: &[u8], flags: Flags) -> Result<(), SealError> {
+        let plaintext = self.channel.plaintext(payload)?;
+        let flags = Flags { padded: plaintext.is_padded(), ..flags };
+        let sending = self.channel.start(&self.context, plaintext.len(), flags)?;
+        let len = sending.part_len(0);
+        self.channel.put_part(&sending, &self.context, &plaintext, 0, self.out.room(len))?;
+        self.out.commit(len);
+        Ok(())
+    }
+
+    /// Seals what is gathered where it is, unless a block has to stand before it.
+    fn seal_batch(&mut self, front: usize) -> Result<(), SealError> {
+        let len = self.out.gathered() - front;
+        let pad = self.channel.settings().pad;
+        if pad {
+            let zeros = padded_len(len).map_or(0, |padded| padded - len - 8);
+            (0..zeros).for_each(|_| self.out.gather(&[0]));
+            self.out.gather(&len64(len).to_be_bytes());
+        }
+        let plaintext = self.out.gathered() - front;
+        let flags = Flags { batch: true, padded: pad, ..Flags::default() };
+        let sending = self.channel.start(&self.context, plaintext, flags)?;
+        let wanted = sending.front_len() + PREFIX_LEN;
+        if wanted != front {
+            self.out.shift(front, wanted);
+        }
+        let sealed = wanted + plaintext + TAG_LEN;
+        self.channel.put_around(&sending, &self.context, self.out.room(sealed))?;
+        self.out.commit(sealed);
+        Ok(())
+    }
+
+    /// Seals the next segment of a long message.
+    fn seal_part(&mut self) -> Result<(), CodecError> {
+        let Some(mut long) = self.long.take() else { return Ok(()) };
+        let len = long.sending.part_len(long.next);
+        let sealed = self
+            .channel
+            .plaintext(&long.payload)
+            .and_then(|plaintext| self.channel.put_part(&long.sending, &long.context, &plaintext, long.next, self.out.room(len)));
+        self.settle(sealed)?;
+        self.out.commit(len);
+        long.next += 1;
+        self.long = (long.next < long.sending.parts()).then_some(long);
+        Ok(())
+    }
+
+    /// Writes until no more than `most` sealed bytes are left, and seals what is left of a long message on the way.
+    fn poll_drain(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        loop {
+            while self.long.is_some() && self.out.len() < LONG_WINDOW {
+                self.seal_part()?;
+            }
+            if self.long.is_none() && self.out.len() <= most {
+                return Poll::Ready(Ok(()));
+            }
+            // The check is where bytes leave. [KEY-5]
+            let at_home = self.channel.check_process();
+            self.settle(at_home)?;
+            match Pin::new(&mut self.io).poll_write(cx, self.out.sealed()) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(self.settle(Err(std::io::Error::from(std::io::ErrorKind::WriteZero)))),
+                Poll::Ready(Ok(n)) => {
+                    self.out.advance(n);
+                    self.stuck_since = None;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(self.settle(Err(error))),
+                Poll::Pending => return self.poll_stuck(cx),
+            }
+        }
+    }
+
+    /// The connection takes nothing: that may last for a while.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        let Some(limit) = self.times.write else { return Poll::Pending };
+        let since = *self.stuck_since.get_or_insert_with(Instant::now);
+        if self.timer.has_passed(since.checked_add(limit), cx) {
+            return Poll::Ready(self.settle(Err(TimedOut::Write)));
+        }
+        Poll::Pending
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        self.seal_waiting()?;
+        ready!(self.poll_drain(0, cx))?;
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Ready(flushed) => {
+                self.settle(flushed)?;
+                self.out.flushed();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => self.poll_stuck(cx),
+        }
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Sink<Bytes> for SealedSink<W> {
+    type Error = CodecError;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        self.check()?;
+        self.poll_drain(WINDOW, cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, payload: Bytes) -> Result<(), CodecError> {
+        self.push(payload)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        match self.ending {
+            Ending::Failed => Poll::Ready(Err(CodecError::Failed)),
+            Ending::Closed => Poll::Ready(Ok(())),
+            Ending::Open | Ending::Last => self.poll_write_all(cx),
+        }
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        if self.ending == Ending::Open {
+            self.seal_waiting()?;
+            while self.long.is_some() {
+                ready!(self.poll_drain(WINDOW, cx))?;
+            }
+            let last = self.seal_one(&[], Flags { last: true, ..Flags::default() });
+            self.settle(last)?;
+            self.ending = Ending::Last;
+        }
+        ready!(self.as_mut().poll_flush(cx))?;
+        if self.ending == Ending::Last {
+            match Pin::new(&mut self.io).poll_shutdown(cx) {
+                Poll::Ready(shut) => {
+                    self.settle(shut)?;
+                    self.ending = Ending::Closed;
+                }
+                Poll::Pending => return self.poll_stuck(cx),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}

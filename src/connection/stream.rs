@@ -1,0 +1,213 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use futures_core::Stream;
+use tokio::{io::AsyncRead, time::Instant};
+use tokio_util::io::poll_read_buf;
+
+use super::{LONG_WINDOW, TimedOut, Times, WINDOW, times::Timer};
+use crate::{channel::ChannelOpener, codec::CodecError, keys::Dek, open::Opened};
+
+/// The receiving end of a channel on a connection. See the [module](super).
+///
+/// Payloads of one segment, and those of a batch, are slices of what was read: whoever keeps a small one for long should copy it, since it
+/// holds up to 64 KiB. The stream ends after the last message, when the connection's half is closed; the end of the input without a last
+/// message is an error. After an error it gives one more, [`CodecError::Failed`], and nothing else.
+pub struct OpenedStream<R> {
+    channel: ChannelOpener,
+    io: R,
+    input: BytesMut,
+    ending: Ending,
+    times: Times,
+    timer: Timer,
+    waited: Option<Waited>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Open,
+    /// The input has ended.
+    Input,
+    /// There is nothing more to give.
+    Over,
+    /// An error was given.
+    Failed,
+}
+
+/// Since when something is waited for.
+struct Waited {
+    since: Instant,
+    /// What for, and what had come by then: parts, and pieces of a part.
+    seen: (TimedOut, u64, usize),
+}
+
+impl<R: AsyncRead + Unpin> OpenedStream<R> {
+    /// A channel over `io`.
+    pub fn new(channel: ChannelOpener, io: R) -> Self {
+        Self {
+            channel,
+            io,
+            input: BytesMut::new(),
+            ending: Ending::Open,
+            times: Times::default(),
+            timer: Timer::default(),
+            waited: None,
+        }
+    }
+
+    /// How long the peer may take.
+    #[must_use]
+    pub fn times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// The channel, to ask whether it is closed or for its first header_mac.
+    #[must_use]
+    pub fn channel(&self) -> &ChannelOpener {
+        &self.channel
+    }
+
+    /// What is read from.
+    pub fn get_ref(&self) -> &R {
+        &self.io
+    }
+
+    /// The block that waits for its DEK, after [`CodecError::NeedsDek`]; only with
+    /// [`ChannelOpener::waiting_for_deks`](ChannelOpener::waiting_for_deks).
+    #[must_use]
+    pub fn needs_dek(&self) -> Option<&[u8]> {
+        self.channel.needs_dek(&self.input)
+    }
+
+    /// Goes on with a DEK from elsewhere.
+    ///
+    /// # Errors
+    /// As [`ChannelOpener::supply`].
+    pub fn supply(&mut self, dek: &Dek) -> Result<(), CodecError> {
+        let supplied = self.channel.supply(&mut self.input, dek);
+        // The time that it took was not the peer's.
+        self.waited = None;
+        supplied.map_err(|error| self.fail(error.into()))
+    }
+
+    fn fail(&mut self, error: CodecError) -> CodecError {
+        self.ending = Ending::Failed;
+        self.input = BytesMut::new();
+        error
+    }
+
+    /// What can be told without reading: a message, an error, or the end.
+    fn next_here(&mut self) -> Result<Option<Opened>, CodecError> {
+        let next = match self.channel.next(&mut self.input) {
+            Ok(None) if self.channel.needs_dek(&self.input).is_some() => return Err(CodecError::NeedsDek),
+            Ok(None) if self.ending == Ending::Input => self.channel.end(&self.input).map(|()| {
+                self.ending = Ending::Over;
+                None
+            }),
+            next => next,
+        };
+        next.map_err(|error| self.fail(error.into()))
+    }
+
+    /// Reads what there is.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        let window = if self.channel.is_in_a_long_message() { LONG_WINDOW } else { WINDOW };
+        if self.input.capacity() - self.input.len() < window / 4 {
+            self.input.reserve(window);
+        }
+        match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
+            Poll::Ready(Ok(0)) => {
+                self.ending = Ending::Input;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.fail(error.into()))),
+            Poll::Pending => {
+                if self.input.is_empty() {
+                    // A connection on which nothing is said holds no buffer.
+                    self.input = BytesMut::new();
+                }
+                self.poll_late(cx)
+            }
+        }
+    }
+
+    /// Whether the peer has taken too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        let (limit, timed_out) = if self.channel.first_header_mac().is_none() {
+            (self.times.header, TimedOut::Header)
+        } else if self.channel.is_closed() || !self.is_idle() {
+            (self.times.part, TimedOut::Part)
+        } else {
+            (self.times.idle, TimedOut::Idle)
+        };
+        let Some(limit) = limit else { return Poll::Pending };
+        let since = self.since(timed_out);
+        if !self.timer.has_passed(since.checked_add(limit), cx) {
+            return Poll::Pending;
+        }
+        if self.channel.is_closed() && self.input.is_empty() {
+            // Everything was said; that the peer holds its half open takes nothing from it.
+            self.ending = Ending::Over;
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err(self.fail(timed_out.into())))
+    }
+
+    /// Since when this is waited for: before the first block from the beginning, otherwise since the last whole part came, or the last
+    /// 64 KiB of one.
+    fn since(&mut self, waiting: TimedOut) -> Instant {
+        let seen = (waiting, self.channel.steps(), self.input.len() / WINDOW);
+        match &self.waited {
+            Some(waited) if waited.seen == seen || (waiting, waited.seen.0) == (TimedOut::Header, TimedOut::Header) => {
+                waited.since
+            }
+            _ => self.waited.insert(Waited { since: Instant::now(), seen }).since,
+        }
+    }
+
+    /// Whether no message is under way.
+    fn is_idle(&self) -> bool {
+        self.channel.is_between_messages() && self.input.is_empty()
+    }
+}
+
+impl<R: AsyncRead + Unpin> Stream for OpenedStream<R> {
+    type Item = Result<Opened, CodecError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Opened, CodecError>>> {
+        loop {
+            match self.ending {
+                Ending::Over => return Poll::Ready(None),
+                Ending::Failed => {
+                    self.ending = Ending::Over;
+                    return Poll::Ready(Some(Err(CodecError::Failed)));
+                }
+                Ending::Open | Ending::Input => {}
+            }
+            match self.next_here() {
+                Ok(Some(opened)) => return Poll::Ready(Some(Ok(opened))),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+                Ok(None) if self.ending == Ending::Over => return Poll::Ready(None),
+                Ok(None) => {}
+            }
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<R> OpenedStream<R> {
+    /// Whether the peer's last message has been read.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.channel.is_closed()
+    }
+}
