@@ -3,7 +3,7 @@
 use std::{fmt::Debug, future::Future, pin::Pin, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Sink, SinkExt, Stream, TryStreamExt};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, TryStreamExt};
 use sealwire::Opened;
 
 /// A sink and a stream over one socket.
@@ -123,6 +123,8 @@ pub enum Verb {
     Ask,
     /// Receives each and sends it back.
     Answer,
+    /// Looks once for a message, as who has an open connection does, and finds none.
+    Idle,
 }
 
 #[derive(Clone)]
@@ -169,6 +171,7 @@ impl<L: Link> End for L {
                         receive(self, messages, at).await;
                         self.sink().send(messages.get(at)).await.unwrap();
                     }
+                    Verb::Idle => assert!(self.stream().try_next().now_or_never().is_none()),
                 }
             }
             if *verb == Verb::Feed {

@@ -45,13 +45,14 @@ pub fn process(kind: usize, pairs: usize) -> f64 {
     })
 }
 
-/// Two ends that have sent each other a message.
+/// Two ends that have sent each other a message, and wait for the next.
 async fn exchanged(kind: Kind, keys: &Keys, listener: &TcpListener) -> [Box<dyn End>; 2] {
     let [here, there] = pair(listener).map(|socket| tokio::net::TcpStream::from_std(socket).unwrap());
     let (mut here, mut there) = join(kind.end(keys, here, Side::Connects), kind.end(keys, there, Side::Accepts)).await;
     let messages = Messages::new(64, 1);
-    let [ask, answer] = [Verb::Ask, Verb::Answer].map(|verb| Job { verb, messages: messages.clone() });
+    let [ask, answer, idle] = [Verb::Ask, Verb::Answer, Verb::Idle].map(|verb| Job { verb, messages: messages.clone() });
     join(here.run(&ask), there.run(&answer)).await;
+    join(here.run(&idle), there.run(&idle)).await;
     [here, there]
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sealwire::{
     ChannelOpener, ChannelSealer, Cmk, Keyring, Opener, Recipient, Role, Sealer, Suite,
     codec::{OpeningCodec, SealingCodec},
+    connection::{OpenedStream, SealedSink},
 };
 use snow::params::NoiseParams;
 use tokio::{
@@ -43,12 +44,13 @@ pub enum Kind {
     Tls(Cipher),
     Noise(Cipher),
     Codec(Cipher),
+    Sink(Cipher),
 }
 
 pub use Cipher::{Aes, ChaCha};
 
 /// All, and where the two that others are compared with stand.
-pub const ALL: [Kind; 7] = [
+pub const ALL: [Kind; 9] = [
     Kind::Plain,
     Kind::Tls(Aes),
     Kind::Tls(ChaCha),
@@ -56,6 +58,8 @@ pub const ALL: [Kind; 7] = [
     Kind::Noise(ChaCha),
     Kind::Codec(Aes),
     Kind::Codec(ChaCha),
+    Kind::Sink(Aes),
+    Kind::Sink(ChaCha),
 ];
 pub const PLAIN: usize = 0;
 pub const TLS: usize = 1;
@@ -83,6 +87,7 @@ impl Kind {
             Self::Tls(cipher) => format!("TLS 1.3, {}", cipher.name()),
             Self::Noise(cipher) => format!("Noise, {}", cipher.name()),
             Self::Codec(cipher) => format!("sealwire codec, {}", cipher.name()),
+            Self::Sink(cipher) => format!("sealwire sink, {}", cipher.name()),
         }
     }
 
@@ -99,6 +104,11 @@ impl Kind {
                 let (sealer, opener) = keys.channels(cipher, side);
                 let (from, to) = socket.into_split();
                 Box::new(Halves(SealingCodec::from(sealer).framed(to), OpeningCodec::from(opener).framed(from)))
+            }
+            Self::Sink(cipher) => {
+                let (sealer, opener) = keys.channels(cipher, side);
+                let (from, to) = socket.into_split();
+                Box::new(Halves(SealedSink::new(sealer, to), OpenedStream::new(opener, from)))
             }
         }
     }
@@ -212,6 +222,7 @@ pub fn about() -> String {
 - TLS 1.3: tokio-rustls {} (rustls {}, AWS-LC), one cipher suite, the same `LengthDelimitedCodec` inside.
 - Noise: snow {} as it comes, `Noise_NK_25519_…_BLAKE2s`, a message in frames of at most 65,535 bytes with two bytes of length.
 - sealwire codec: `SealingCodec` and `OpeningCodec`, a channel each way, reuse of the DEK as it is where nothing is said.
+- sealwire sink: `SealedSink` and `OpenedStream` over the same channels, with their time limits; small messages that are fed join in batches.
 ",
         version("tokio-util"),
         version("tokio-rustls"),

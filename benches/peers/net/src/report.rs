@@ -44,8 +44,8 @@ One message and one of the same size back: half of all trips take no longer than
 {}
 ### Memory
 
-{pairs} connections that have carried a message of 64 bytes each way and are silent: what this process has in memory for both ends, without
-what the kernel has.
+{pairs} connections that have carried a message of 64 bytes each way, and both of whose ends wait for the next: what this process has in
+memory for the two, without what the kernel has.
 
 {}
 ## Messages of {} bytes

@@ -1,12 +1,16 @@
 //! Ways to seal a message of 64 bytes, from memory to memory.
 
 use std::{
-    io::{Read, Write},
+    cell::RefCell,
+    io::{self, Read, Write},
     iter::once,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use dryoc::{
     classic::{
         crypto_box::{crypto_box_keypair, crypto_box_seal, crypto_box_seal_open},
@@ -18,9 +22,14 @@ use dryoc::{
     },
     dryocstream::Tag,
 };
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use hpke::{Deserializable, Kem as _, OpModeR, OpModeS, Serializable, kdf::HkdfSha256, kem::X25519HkdfSha256};
-use sealwire::{CachePolicy, ChannelOpener, ChannelSealer, Cmk, Keyring, Opener, Reuse, Role, Sealer, Suite};
+use sealwire::{
+    CachePolicy, ChannelOpener, ChannelSealer, Cmk, Keyring, Opener, Reuse, Role, Sealer, Suite,
+    connection::{OpenedStream, SealedSink, Times},
+};
 use sodiumoxide::crypto::{box_, sealedbox, secretstream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     rounds::{Rounds, calibrate, timed},
@@ -111,7 +120,7 @@ fn contenders() -> Vec<Contender> {
         other("Noise transport message (ChaCha20-Poly1305), snow", "snow", true, noise("Noise_NK_25519_ChaChaPoly_BLAKE2s")),
     ];
     for (suite, cipher) in [(Suite::X25519ChaCha20Poly1305, "ChaCha20-Poly1305"), (Suite::X25519Aes256Gcm, "AES-256-GCM")] {
-        let ways: [(&'static str, bool, Box<dyn Scheme>); 3] = [
+        let ways: [(&'static str, bool, Box<dyn Scheme>); 4] = [
             ("fresh DEK", false, envelopes(suite, Reuse::NEVER)),
             ("reused DEK", true, envelopes(suite, LONG)),
             (
@@ -122,6 +131,7 @@ fn contenders() -> Vec<Contender> {
                     Channel(sealer, opener)
                 }),
             ),
+            ("in a batch on a channel", true, Box::new(Batches::new(suite))),
         ];
         all.extend(ways.map(|(way, keyed, scheme)| Contender {
             name: format!("sealwire, {way}, {cipher}"),
@@ -330,5 +340,71 @@ impl Scheme for Channel {
         while let Some(opened) = self.1.next(sealed).unwrap() {
             see(&opened.payload);
         }
+    }
+}
+
+/// A channel with its sink and stream, which meet in memory.
+struct Batches {
+    memory: Memory,
+    sink: SealedSink<Memory>,
+    stream: OpenedStream<Memory>,
+}
+
+impl Batches {
+    fn new(suite: Suite) -> Self {
+        let (sealer, opener) = channel(suite);
+        let memory = Memory::default();
+        // What waits here waits for nobody.
+        let (sink, stream) = (SealedSink::new(sealer, memory.clone()), OpenedStream::new(opener, memory.clone()));
+        Self { memory, sink: sink.times(Times::NONE), stream: stream.times(Times::NONE) }
+    }
+}
+
+impl Scheme for Batches {
+    fn seal(&mut self, payload: &[u8], times: usize, out: &mut BytesMut) {
+        self.memory.0.replace(std::mem::take(out));
+        let payload = Bytes::copy_from_slice(payload);
+        (0..times).for_each(|_| self.sink.feed(payload.clone()).now_or_never().unwrap().unwrap());
+        self.sink.flush().now_or_never().unwrap().unwrap();
+        *out = self.memory.0.take();
+    }
+
+    fn open(&mut self, sealed: &mut BytesMut, see: &mut dyn FnMut(&[u8])) {
+        self.memory.0.replace(std::mem::take(sealed));
+        while let Some(opened) = self.stream.next().now_or_never() {
+            see(&opened.unwrap().unwrap().payload);
+        }
+        *sealed = self.memory.0.take();
+    }
+}
+
+/// What is written to it is read from it.
+#[derive(Clone, Default)]
+struct Memory(Rc<RefCell<BytesMut>>);
+
+impl AsyncWrite for Memory {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Memory {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut held = self.0.borrow_mut();
+        if held.is_empty() {
+            return Poll::Pending;
+        }
+        let n = held.len().min(buffer.remaining());
+        buffer.put_slice(&held.split_to(n));
+        Poll::Ready(Ok(()))
     }
 }

@@ -167,7 +167,7 @@ impl Remote {
 }
 
 pub fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_io().build().unwrap()
+    Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn obey(runtime: &Runtime, keys: &Keys, side: Side, ends: &mut Vec<Box<dyn End>>, command: Command) -> Done {
