@@ -62,7 +62,7 @@ fn draw(svg: &mut String, Panel { title, groups }: &Panel, top: f64) {
             let (wide, tall, middle) = (bar - 1.5, floor - y, x + bar / 2.0);
             writeln!(svg, r#"<rect x="{x:.1}" y="{y:.1}" width="{wide:.1}" height="{tall:.1}" fill="{colour}"/>"#).unwrap();
             let above = y - 3.0;
-            writeln!(svg, r#"<text x="{middle:.1}" y="{above:.1}" text-anchor="middle" font-size="8">{value:.1}</text>"#)
+            writeln!(svg, r#"<text x="{middle:.1}" y="{above:.1}" text-anchor="middle" font-size="8">{value:.2}</text>"#)
                 .unwrap();
         }
         let (x, y) = (start + group * 0.43, floor + 16.0);

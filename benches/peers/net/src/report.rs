@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::{
     Measured, Options, calls,
-    common::time,
+    common::{median, time},
     kinds::{self, ALL, PLAIN, TLS},
     rounds::Rounds,
     schemes, version,
@@ -23,7 +23,8 @@ pub fn document(options: &Options, measured: &Measured) -> String {
 
 `benches/peers/run connections` measures this again and writes this file. All that stand in a table are measured in turn, {rounds} rounds
 after one that does not count, each round begun by another. Numbers are medians; multiples are medians of what the rounds say, above 1
-where faster. What arrives is counted, and the first and the last of each measurement are compared with what was sent. sealwire has {backend}.
+where faster. What arrives is counted, and the first and the last of each measurement are compared with what was sent. sealwire is built
+with {backend}.
 
 ## Connections
 
@@ -133,10 +134,16 @@ fn trips(rows: &[Row]) -> String {
 const RATIOS: &str = "The same as **multiples of TLS 1.3 with AES-256-GCM** / of plain:";
 
 fn ratios(rows: &[Row], of: fn(&Row) -> &Rounds) -> String {
-    wires_by_size(|kind, at| {
+    let table = wires_by_size(|kind, at| {
         let rounds = of(&rows[at]);
         format!("**{:.2}** / {:.2}", rounds.ratio(kind, TLS), rounds.ratio(kind, PLAIN))
-    })
+    });
+    let kinds = (0..ALL.len()).filter(|kind| *kind != TLS);
+    let mut spreads: Vec<_> = kinds.flat_map(|kind| rows.iter().map(move |row| of(row).spread(kind, TLS))).collect();
+    let (half, most) = (median(&mut spreads) * 100.0, spreads[spreads.len() - 1] * 100.0);
+    format!(
+        "{table}\nHalf of the rounds are within {half:.0} % of such a multiple of TLS, in the worst place within {most:.0} %.\n"
+    )
 }
 
 /// Messages and bytes in a second.

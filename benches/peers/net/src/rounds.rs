@@ -28,7 +28,17 @@ impl Rounds {
 
     /// How many times as fast as `to`: the median of what the rounds say.
     pub fn ratio(&self, of: usize, to: usize) -> f64 {
-        median(&mut self.0[of].iter().zip(&self.0[to]).map(|(of, to)| to / of).collect::<Vec<_>>())
+        median(&mut self.ratios(of, to))
+    }
+
+    /// How far from that median half of the rounds are at the most, as a part of it.
+    pub fn spread(&self, of: usize, to: usize) -> f64 {
+        let middle = self.ratio(of, to);
+        median(&mut self.ratios(of, to).into_iter().map(|ratio| (ratio / middle - 1.0).abs()).collect::<Vec<_>>())
+    }
+
+    fn ratios(&self, of: usize, to: usize) -> Vec<f64> {
+        self.0[of].iter().zip(&self.0[to]).map(|(of, to)| to / of).collect()
     }
 }
 
