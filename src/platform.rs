@@ -84,6 +84,24 @@ impl Clock {
         }
     }
 
+    /// The moment that comes `age` from now; `None` where none does.
+    pub(crate) fn after(&self, age: Duration) -> Option<Moment> {
+        Some(Moment {
+            at: Instant::now().checked_add(age)?,
+            #[cfg(feature = "testing")]
+            injected: self.unix_seconds().saturating_add(age.as_secs()).saturating_add(u64::from(age.subsec_nanos() > 0)),
+        })
+    }
+
+    /// Whether a moment has come.
+    pub(crate) fn has_come(&self, moment: Moment) -> bool {
+        match self {
+            Self::System => Instant::now() >= moment.at,
+            #[cfg(feature = "testing")]
+            Self::Injected(_) => self.unix_seconds() >= moment.injected,
+        }
+    }
+
     pub(crate) fn since(&self, earlier: Moment) -> Duration {
         match self {
             Self::System => earlier.at.elapsed(),

@@ -9,7 +9,10 @@ use crate::{
     open::{Numbered, OpenError, Opened, Opener, Unlocked},
     payload::{Segments, ZeroizeAll},
     seal::build_aad,
-    wire::{DekBlock, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, ParseError, Reader, SegmentPrefix, batch, len64},
+    wire::{
+        DekBlock, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, ParseError, Reader, SegmentPrefix, batch, index,
+        len64,
+    },
 };
 
 /// After a message with a segment of more than this the input buffer is let go.
@@ -305,11 +308,35 @@ impl ChannelOpener {
             context: follow_up.context,
         };
         build_aad(&mut self.aad, &head, None, &self.binding);
-        let partial = Partial::new(&head, false);
-        let consumed = follow_up.encoded_len();
-        input.advance(consumed);
-        self.stage = Stage::Segments(partial);
+        let prefix = ParseError::incomplete(SegmentPrefix::parse(&mut reader, 0, epoch.segment_log2))?;
+        let whole = prefix.filter(|prefix| prefix.last && prefix.body_len() <= reader.rest().len().min(BUFFER_KEPT));
+        let Some(prefix) = whole else {
+            let (partial, consumed) = (Partial::new(&head, false), follow_up.encoded_len());
+            input.advance(consumed);
+            self.stage = Stage::Segments(partial);
+            return Ok(true);
+        };
+        // Most follow-ups are one segment that is all there, and need not be put away in between.
+        self.admit(head.flags, head.context, 0, prefix, prefix.ciphertext.into())?;
+        let (flags, seq, context) = (head.flags, head.seq, Bytes::copy_from_slice(head.context));
+        let body_at = index(reader.offset());
+        let mut body = input.split_to(body_at.saturating_add(prefix.body_len()));
+        body.advance(body_at);
+        let segments = Segments { schedule: &epoch.unlocked.schedule, seq, aad: &self.aad };
+        segments.open_one(0, true, &mut body).map_err(|_| OpenError::Segment { index: 0 })?;
+        body.truncate(prefix.ciphertext_len());
+        self.deliver(body, flags, context, Numbered::FollowUp(seq))?;
         Ok(true)
+    }
+
+    /// Whether a segment may be decrypted, which makes `received` bytes of its message: policy and limits.
+    fn admit(&self, flags: Flags, context: &[u8], segment: u64, prefix: SegmentPrefix, received: u64) -> Result<(), OpenError> {
+        let policy = self.opener.policy();
+        if segment == 0 && !is_notice(flags, prefix) {
+            policy.check_context(context)?;
+        }
+        // [LIM-3]
+        Ok(LimitExceeded::check("message", received, policy.limits.message).map_err(ParseError::from)?)
     }
 
     fn check_flags(&self, flags: Flags, at: u64) -> Result<(), ParseError> {
@@ -355,21 +382,18 @@ impl ChannelOpener {
 
     /// Opens the next segment where it is, once it is all there.
     fn segment(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
-        let (Stage::Segments(partial), Some(epoch)) = (&mut self.stage, &self.epoch) else { return Err(OpenError::Failed) };
+        let (Stage::Segments(partial), Some(epoch)) = (&self.stage, &self.epoch) else { return Err(OpenError::Failed) };
         let mut reader = Reader::new(input, 0);
         let parsed = SegmentPrefix::parse(&mut reader, partial.next_segment, epoch.segment_log2);
         let Some(prefix) = ParseError::incomplete(parsed)? else { return Ok(false) };
-        if partial.next_segment == 0 && !partial.is_notice(prefix) {
-            self.opener.policy().check_context(&partial.context)?;
-        }
         let received = partial.received.saturating_add(prefix.ciphertext.into());
-        // [LIM-3]
-        LimitExceeded::check("message", received, self.opener.policy().limits.message).map_err(ParseError::from)?;
+        self.admit(partial.flags, &partial.context, partial.next_segment, prefix, received)?;
         if reader.rest().len() < prefix.body_len() {
             return Ok(false);
         }
         input.advance(4);
         let mut body = input.split_to(prefix.body_len());
+        let (Stage::Segments(partial), Some(epoch)) = (&mut self.stage, &self.epoch) else { return Err(OpenError::Failed) };
         partial.received = received;
         partial.open(&epoch.unlocked, &self.aad, prefix, &mut body)?;
         if prefix.last {
@@ -378,16 +402,25 @@ impl ChannelOpener {
         Ok(true)
     }
 
-    /// The final segment is authentic: off with the padding, apart with a batch, and on to the next message.
+    /// The final segment is authentic.
     fn complete(&mut self, body: BytesMut, input: &mut BytesMut) -> Result<(), OpenError> {
-        let (Stage::Segments(mut partial), Some(epoch)) = (std::mem::replace(&mut self.stage, Stage::Failed), &self.epoch) else {
+        let Stage::Segments(mut partial) = std::mem::replace(&mut self.stage, Stage::Failed) else {
             return Err(OpenError::Failed);
         };
         let plaintext = if partial.next_segment == 1 { body } else { std::mem::take(&mut partial.plaintext) };
-        let (flags, context, seq) = (partial.flags, std::mem::take(&mut partial.context), partial.seq);
-        let numbered = if partial.envelope { Numbered::Envelope(seq) } else { Numbered::FollowUp(seq) };
+        let numbered = if partial.envelope { Numbered::Envelope(partial.seq) } else { Numbered::FollowUp(partial.seq) };
+        self.deliver(plaintext, partial.flags, std::mem::take(&mut partial.context), numbered)?;
+        if partial.large {
+            *input = BytesMut::from(&input[..]);
+        }
+        Ok(())
+    }
+
+    /// All of a message is authentic: off with the padding, apart with a batch, and on to the next.
+    fn deliver(&mut self, plaintext: BytesMut, flags: Flags, context: Bytes, numbered: Numbered) -> Result<(), OpenError> {
+        let epoch = self.epoch.as_ref().ok_or(OpenError::Failed)?;
         let opened = self.opener.finish(plaintext, flags.padded, context, numbered, &epoch.unlocked)?;
-        self.next_seq = seq.checked_add(1);
+        self.next_seq = opened.seq.checked_add(1);
         if flags.batch {
             // [BAT-3]
             batch::check(&opened.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
@@ -395,9 +428,6 @@ impl ChannelOpener {
         } else if !(flags.last && opened.payload.is_empty()) {
             // [CHN-15]
             self.ready = Ready::One(opened);
-        }
-        if partial.large {
-            *input = BytesMut::from(&input[..]);
         }
         self.stage = if flags.last { Stage::Closed } else { Stage::Idle };
         Ok(())
@@ -418,13 +448,6 @@ impl Partial {
         }
     }
 
-    /// Whether a message whose first segment this is can only be a notice of the end, which is not delivered and has no
-    /// context to expect: nothing in it, or nothing but the length that padding ends with.
-    fn is_notice(&self, first: SegmentPrefix) -> bool {
-        let empty = if self.flags.padded { 8 } else { 0 };
-        self.flags.last && !self.flags.batch && first.last && first.ciphertext == empty
-    }
-
     /// Opens `body` in place. Of a message of one segment it then is the payload; otherwise it joins what is there.
     fn open(&mut self, unlocked: &Unlocked, aad: &[u8], prefix: SegmentPrefix, body: &mut BytesMut) -> Result<(), OpenError> {
         let segments = Segments { schedule: &unlocked.schedule, seq: self.seq, aad };
@@ -440,6 +463,13 @@ impl Partial {
         }
         Ok(())
     }
+}
+
+/// Whether a message whose first segment this is can only be a notice of the end, which is not delivered and has no context to
+/// expect: nothing in it, or nothing but the length that padding ends with.
+fn is_notice(flags: Flags, first: SegmentPrefix) -> bool {
+    let empty = if flags.padded { 8 } else { 0 };
+    flags.last && !flags.batch && first.last && first.ciphertext == empty
 }
 
 #[cfg(test)]

@@ -345,7 +345,7 @@ impl Opener {
 
     /// Whether a DEK that is in use is still young enough. [USE-3]
     pub(crate) fn check_age(&self, unlocked: &Unlocked) -> Result<(), OpenError> {
-        Ok(self.0.policy.check_age(unlocked.created_at, self.0.clock.unix_seconds())?)
+        Ok(self.0.policy.check_age(unlocked.created_at, || self.0.clock.unix_seconds())?)
     }
 
     fn check_policy(&self, block: &DekBlock<'_>, context: Option<&[u8]>) -> Result<(), OpenError> {
@@ -353,7 +353,7 @@ impl Opener {
         if let Some(context) = context {
             self.0.policy.check_context(context)?;
         }
-        Ok(self.0.policy.check_block(block, self.0.clock.unix_seconds())?)
+        Ok(self.0.policy.check_block(block, || self.0.clock.unix_seconds())?)
     }
 
     /// Whether the window has room for a message that begins with a block. Asked before anything is decrypted.

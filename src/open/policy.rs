@@ -94,7 +94,7 @@ impl Default for Policy {
 
 impl Policy {
     /// What can be refused before any key is used.
-    pub(super) fn check_block(&self, block: &DekBlock<'_>, now: u64) -> Result<(), PolicyError> {
+    pub(super) fn check_block(&self, block: &DekBlock<'_>, now: impl FnOnce() -> u64) -> Result<(), PolicyError> {
         // [USE-5]
         if self.suites.as_ref().is_some_and(|suites| !suites.contains(&block.suite)) {
             return Err(PolicyError::Suite(block.suite.number()));
@@ -138,8 +138,10 @@ impl Policy {
     }
 
     /// Whether a block of this date passes now.
-    pub(super) fn check_age(&self, created_at: u64, now: u64) -> Result<(), PolicyError> {
+    /// Asks for the time where there is a maximum.
+    pub(super) fn check_age(&self, created_at: u64, now: impl FnOnce() -> u64) -> Result<(), PolicyError> {
         let Some(max_age) = self.max_age else { return Ok(()) };
+        let now = now();
         let (age, ahead) = (now.saturating_sub(created_at), created_at.saturating_sub(now));
         let tolerance = self.clock_tolerance.as_secs();
         // [USE-4]

@@ -40,7 +40,8 @@ pub(crate) struct Epoch {
     /// Where the block belongs to one message: what signs it.
     pub(super) unsigned: Option<Unsigned>,
     pub(crate) schedule: Schedule,
-    pub(super) since: Moment,
+    /// When it is too old; `None` where it never is.
+    pub(super) ends: Option<Moment>,
     pub(super) messages: u64,
     pub(super) bytes: u64,
     pub(crate) next_seq: Option<u64>,

@@ -142,12 +142,10 @@ impl Sealer {
     pub fn seal_into(&mut self, context: &[u8], payload: &[u8], out: &mut BytesMut) -> Result<(), SealError> {
         let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
         let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
-        let mut epoch = self.usable_epoch(context, plaintext.len())?;
-        let message =
-            Message { front: Front { lead: Lead::Envelope, flags, context }, chain: None, binding: &self.settings.binding };
-        let sealed = epoch.seal(&message, plaintext, self.settings.segment_log2, &mut self.aad, out);
-        self.epoch = Some(epoch);
-        sealed
+        self.ready_epoch(context, plaintext.len())?;
+        let Self { settings, epoch: Some(epoch), aad, .. } = self else { return Err(SealError::Failed) };
+        let message = Message { front: Front { lead: Lead::Envelope, flags, context }, chain: None, binding: &settings.binding };
+        epoch.seal(&message, plaintext, settings.segment_log2, aad, out)
     }
 
     /// Seals `payload` as a message whose DEK block is kept apart (spec 4.5): 32 bytes and the context on top of the payload.
@@ -183,15 +181,12 @@ impl Sealer {
     pub fn seal_detached(&mut self, context: &[u8], payload: &[u8]) -> Result<Sealed, SealError> {
         let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
         let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
-        let mut epoch = self.usable_epoch(context, plaintext.len())?;
-        let message =
-            Message { front: Front { lead: Lead::Detached, flags, context }, chain: None, binding: &self.settings.binding };
+        self.ready_epoch(context, plaintext.len())?;
+        let Self { settings, epoch: Some(epoch), aad, .. } = self else { return Err(SealError::Failed) };
+        let message = Message { front: Front { lead: Lead::Detached, flags, context }, chain: None, binding: &settings.binding };
         let mut out = BytesMut::new();
-        let sealed = epoch
-            .seal(&message, plaintext, self.settings.segment_log2, &mut self.aad, &mut out)
-            .and_then(|()| epoch.detached_block(&message, &out));
-        self.epoch = Some(epoch);
-        let block = sealed?;
+        epoch.seal(&message, plaintext, settings.segment_log2, aad, &mut out)?;
+        let block = epoch.detached_block(&message, &out)?;
         Ok(Sealed { name: block_name(&block).ok_or(SealError::Primitive)?, block, message: out.into() })
     }
 
@@ -204,30 +199,30 @@ impl Sealer {
         let plaintext = Plaintext::new(buffer, self.settings.pad, &self.settings.limits)?;
         let (len, payload, padded) = (plaintext.len(), buffer.len(), plaintext.is_padded());
         let flags = Flags { padded, ..Flags::default() };
-        let mut epoch = self.usable_epoch(context, len)?;
+        self.ready_epoch(context, len)?;
+        let Self { settings, epoch: Some(epoch), aad, .. } = self else { return Err(SealError::Failed) };
         if padded {
             buffer.resize(len.saturating_sub(8), 0);
             buffer.put_u64(len64(payload));
         }
-        let message =
-            Message { front: Front { lead: Lead::Envelope, flags, context }, chain: None, binding: &self.settings.binding };
-        let sealed = epoch.seal_in_place(&message, self.settings.segment_log2, &mut self.aad, buffer);
-        self.epoch = Some(epoch);
+        let message = Message { front: Front { lead: Lead::Envelope, flags, context }, chain: None, binding: &settings.binding };
+        let sealed = epoch.seal_in_place(&message, settings.segment_log2, aad, buffer);
         if sealed.is_err() {
             buffer.zeroize_all();
         }
         sealed
     }
 
-    /// The DEK in use where it may seal `len` bytes more, otherwise a fresh one. Checks what costs no `seq` first.
-    fn usable_epoch(&mut self, context: &[u8], len: usize) -> Result<Epoch, SealError> {
+    /// Keeps the DEK in use where it may seal `len` bytes more, otherwise takes up a fresh one. Checks what costs no `seq` first.
+    fn ready_epoch(&mut self, context: &[u8], len: usize) -> Result<(), SealError> {
         self.check_process()?;
         // [LIM-4]
         check_context(context, &self.settings.limits)?;
-        match self.epoch.take().filter(|epoch| !self.is_spent(epoch, len)) {
-            Some(epoch) => Ok(epoch),
-            None => self.fresh_epoch(0, Covers::Dek),
+        if self.epoch.as_ref().is_none_or(|epoch| self.is_spent(epoch, len)) {
+            self.epoch = None;
+            self.epoch = Some(self.fresh_epoch(0, Covers::Dek)?);
         }
+        Ok(())
     }
 
     pub(crate) fn check_process(&self) -> Result<(), SealError> {
@@ -243,13 +238,13 @@ impl Sealer {
 
     /// Whether a DEK has been used as often, as much or as long as it may be.
     pub(crate) fn is_spent(&self, epoch: &Epoch, len: usize) -> bool {
-        let Reuse { messages, bytes, age } = self.settings.reuse;
+        let Reuse { messages, bytes, .. } = self.settings.reuse;
         // [USE-1]
         epoch.unsigned.is_some()
             || epoch.messages >= messages
             || epoch.bytes.saturating_add(len64(len)) > bytes
             || epoch.next_seq.is_none()
-            || self.settings.clock.since(epoch.since) >= age
+            || epoch.ends.is_some_and(|ends| self.settings.clock.has_come(ends))
     }
 
     /// Begins a message whose length nobody knows yet, under a DEK of its own.
@@ -284,8 +279,8 @@ impl Sealer {
         let schedule = Schedule::new(settings.suite, &salt, &dek.secret)?;
         let Block { bytes, unsigned } = settings.encode_block(&dek.secret, &salt, &schedule, covers)?;
         let block = Bytes::from(bytes);
-        let since = settings.clock.now();
-        Ok(Epoch { block, unsigned, schedule, since, messages: 0, bytes: 0, next_seq: Some(first_seq) })
+        let ends = settings.clock.after(settings.reuse.age);
+        Ok(Epoch { block, unsigned, schedule, ends, messages: 0, bytes: 0, next_seq: Some(first_seq) })
     }
 }
 

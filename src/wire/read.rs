@@ -54,8 +54,8 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// As [`take`](Self::take).
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<&'a [u8; N], ParseError> {
-        let short = self.short(N, field);
-        self.take(N, field)?.try_into().map_err(|_| short)
+        let taken = self.take(N, field)?.first_chunk();
+        taken.ok_or_else(|| self.short(N, field))
     }
 
     /// One byte.
