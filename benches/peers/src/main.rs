@@ -1,6 +1,7 @@
 //! What sealwire costs beside its peers: in process from memory to memory, and as programs on files. `run` starts it.
 #![forbid(unsafe_code)]
 
+mod common;
 mod memory;
 mod pairs;
 mod programs;
@@ -82,7 +83,7 @@ Memory to memory, {} pairs. sealwire is {}.
 {}
 ## Where and when
 
-{}; {}; {}.
+{}.
 ",
         programs.floor,
         programs.ours,
@@ -93,9 +94,7 @@ Memory to memory, {} pairs. sealwire is {}.
         report::table(&large, (payload << 20) as f64, false),
         report::table(&small, 1024.0, false),
         report::about(&small),
-        report::machine(),
-        report::first_line("rustc --version").unwrap_or_default(),
-        report::first_line("date -u +%F").unwrap_or_default(),
+        common::place(),
     );
     fs::write(path, text).expect("the report cannot be written");
 }

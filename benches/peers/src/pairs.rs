@@ -1,5 +1,7 @@
 //! Two things measured in turn, so that a drift of the machine hits both.
 
+use crate::common::median;
+
 /// What one run took.
 #[derive(Clone, Copy, Default)]
 pub struct Taken {
@@ -39,10 +41,4 @@ fn medians(all: &[Taken]) -> Taken {
         system: of(|taken| taken.system),
         peak: of(|taken| taken.peak),
     }
-}
-
-/// Sorts them.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

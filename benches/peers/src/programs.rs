@@ -11,8 +11,9 @@ use std::{
 use wait4::Wait4;
 
 use crate::{
+    common::first_line,
     pairs::{Taken, in_turn},
-    report::{Line, first_line},
+    report::Line,
 };
 
 /// Its commands run in a folder of its own, and read `../plain`, write `sealed`, and read that, write `opened`.

@@ -1,12 +1,11 @@
 //! What was measured, in words and Markdown.
 
-use std::{
-    fmt::Write,
-    fs,
-    process::{Command, Stdio},
-};
+use std::fmt::Write;
 
-use crate::pairs::{Sides, Taken};
+use crate::{
+    common::{self, time},
+    pairs::{Sides, Taken},
+};
 
 /// One line of a table.
 pub struct Line {
@@ -51,40 +50,7 @@ fn pace(taken: &Taken, bytes: f64) -> String {
     if mib < 1.0 { time(taken.seconds) } else { format!("{} ({:.0} MiB/s)", time(taken.seconds), mib / taken.seconds) }
 }
 
-fn time(seconds: f64) -> String {
-    match seconds {
-        1.0.. => format!("{seconds:.2} s"),
-        1e-3.. => format!("{:.1} ms", seconds * 1e3),
-        _ => format!("{:.1} µs", seconds * 1e6),
-    }
-}
-
-/// The machine, without its name.
-pub fn machine() -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field =
-        |name: &str| cpu.lines().find(|line| line.starts_with(name)).and_then(|line| line.split(": ").nth(1)).unwrap_or("");
-    let flags: Vec<_> = field("flags").split(' ').collect();
-    let known: Vec<_> = ["avx2", "avx512f", "aes", "vaes", "sha_ni"].into_iter().filter(|flag| flags.contains(flag)).collect();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = first_line("uname -r").unwrap_or_default();
-    let kernel = kernel.split('-').next().unwrap_or_default();
-    let shared = if flags.contains(&"hypervisor") { ", a virtual machine" } else { "" };
-    format!("{} ({}), {cores} cores, Linux {kernel}{shared}", field("model name"), known.join(", "))
-}
-
 /// The version of a crate that is compared here.
 pub fn version(of: &str) -> &'static str {
-    let locked = include_str!("../Cargo.lock");
-    // From the end: where others need an older one too, ours is the newer.
-    let entry = locked.rsplit("[[package]]").find(|entry| entry.starts_with(&format!("\nname = \"{of}\"\n")));
-    entry.and_then(|entry| entry.split('"').nth(3)).unwrap_or("?")
-}
-
-/// What a command says first, if it runs.
-pub fn first_line(command: &str) -> Option<String> {
-    let mut words = command.split(' ');
-    let output = Command::new(words.next()?).args(words).stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
+    common::version(include_str!("../Cargo.lock"), of)
 }
