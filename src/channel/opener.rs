@@ -75,19 +75,23 @@ enum Ready {
 }
 
 impl Ready {
+    #[inline]
     fn take(&mut self) -> Option<Opened> {
-        match std::mem::replace(self, Self::Nothing) {
+        match self {
             Self::Nothing => None,
-            Self::One(opened) => Some(opened),
-            Self::Batch(mut rest) => {
+            Self::Batch(rest) => {
                 let payload = batch::next_entry(&mut rest.payload)?;
                 let is_last = rest.payload.is_empty();
                 let entry = rest.part(payload, is_last);
-                if !is_last {
-                    *self = Self::Batch(rest);
+                if is_last {
+                    *self = Self::Nothing;
                 }
                 Some(entry)
             }
+            Self::One(_) => match std::mem::replace(self, Self::Nothing) {
+                Self::One(opened) => Some(opened),
+                _ => None,
+            },
         }
     }
 }
@@ -156,6 +160,7 @@ impl ChannelOpener {
     ///
     /// # Errors
     /// [`OpenError`], and from then on [`OpenError::Failed`]. What was given before stays given.
+    #[inline]
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, OpenError> {
         loop {
             if let Some(opened) = self.ready.take() {
@@ -178,6 +183,18 @@ impl ChannelOpener {
                 }
             }
         }
+    }
+
+    /// The next message of a batch that is being handed out, unless it is empty: then, and where there is none, [`next`](Self::next) tells.
+    #[cfg(feature = "codec")]
+    #[inline]
+    pub(crate) fn next_of_batch(&mut self) -> Option<Opened> {
+        let Ready::Batch(rest) = &self.ready else { return None };
+        if rest.payload.first_chunk() == Some(&[0; 4]) {
+            return None;
+        }
+        self.delivered = self.delivered.saturating_add(1);
+        self.ready.take()
     }
 
     /// Says that no byte follows those left in `input`.

@@ -45,18 +45,37 @@ impl Outbox {
         &mut self.bytes[self.end..self.end + n]
     }
 
-    /// Puts `part` at the end of what is gathered.
+    /// Puts a batch's entry at the end of what is gathered: its length, of 4 bytes, and itself.
+    #[inline]
+    pub(super) fn gather_entry(&mut self, entry: &[u8]) {
+        // No entry is longer than a batch.
+        let prefix = u32::try_from(entry.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let room = self.grow(prefix.len() + entry.len());
+        let (to, rest) = room.split_at_mut(prefix.len());
+        to.copy_from_slice(&prefix);
+        rest.copy_from_slice(entry);
+    }
+
     pub(super) fn gather(&mut self, part: &[u8]) {
-        self.reserve(self.tail + part.len());
+        self.grow(part.len()).copy_from_slice(part);
+    }
+
+    pub(super) fn gather_zeros(&mut self, n: usize) {
+        self.grow(n).fill(0);
+    }
+
+    /// `n` bytes more at the end of what is gathered.
+    #[inline]
+    fn grow(&mut self, n: usize) -> &mut [u8] {
+        self.reserve(self.tail + n);
         let at = self.end + self.tail;
-        self.bytes[at..at + part.len()].copy_from_slice(part);
-        self.tail += part.len();
+        self.tail += n;
+        &mut self.bytes[at..at + n]
     }
 
     /// Leaves `n` bytes free at the end of what is gathered.
     pub(super) fn skip(&mut self, n: usize) {
-        self.reserve(self.tail + n);
-        self.tail += n;
+        self.grow(n);
     }
 
     pub(super) fn gathered(&self) -> usize {
@@ -88,10 +107,16 @@ impl Outbox {
         }
     }
 
+    /// Makes sure that there are `n` bytes behind what is sealed.
+    #[inline]
     fn reserve(&mut self, n: usize) {
-        if self.bytes.len() - self.end >= n {
-            return;
+        if self.bytes.len() - self.end < n {
+            self.make_room(n);
         }
+    }
+
+    #[cold]
+    fn make_room(&mut self, n: usize) {
         let used = self.end + self.tail - self.start;
         self.bytes.copy_within(self.start..self.end + self.tail, 0);
         (self.start, self.end) = (0, self.end - self.start);

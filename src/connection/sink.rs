@@ -135,21 +135,21 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         }
         self.traffic.count(payload.len());
         let joins = PREFIX_LEN + payload.len();
-        match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
-            Waiting::One(first) if self.fits(PREFIX_LEN + first.len() + joins) => {
-                let front = FOLLOW_UP_HEAD_LEN + self.context.len() + PREFIX_LEN;
-                self.out.skip(front);
-                self.gather(&first);
-                self.gather(&payload);
-                self.waiting = Waiting::Batch { front, entries: 2 };
-                return Ok(());
-            }
-            Waiting::Batch { front, entries } if self.joins(front, entries, joins) => {
-                self.gather(&payload);
+        match &self.waiting {
+            &Waiting::Batch { front, entries } if self.joins(front, entries, joins) => {
+                self.out.gather_entry(&payload);
                 self.waiting = Waiting::Batch { front, entries: entries + 1 };
                 return Ok(());
             }
-            waiting => self.waiting = waiting,
+            Waiting::One(first) if self.fits(PREFIX_LEN + first.len() + joins) => {
+                let front = FOLLOW_UP_HEAD_LEN + self.context.len() + PREFIX_LEN;
+                self.out.skip(front);
+                self.out.gather_entry(first);
+                self.out.gather_entry(&payload);
+                self.waiting = Waiting::Batch { front, entries: 2 };
+                return Ok(());
+            }
+            _ => {}
         }
         self.seal_waiting()?;
         if self.fits(joins) {
@@ -183,12 +183,6 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
 
     fn joins(&self, front: usize, entries: u64, joins: usize) -> bool {
         entries < self.channel.settings().limits.batch_entries && self.fits(self.out.gathered() - front + joins)
-    }
-
-    fn gather(&mut self, payload: &[u8]) {
-        // No payload of a batch is longer than 16 KiB.
-        self.out.gather(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes());
-        self.out.gather(payload);
     }
 
     fn check(&self) -> Result<(), CodecError> {
@@ -235,7 +229,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         let pad = self.channel.settings().pad;
         if pad {
             let zeros = padded_len(len).map_or(0, |padded| padded - len - 8);
-            (0..zeros).for_each(|_| self.out.gather(&[0]));
+            self.out.gather_zeros(zeros);
             self.out.gather(&len64(len).to_be_bytes());
         }
         let plaintext = self.out.gathered() - front;
@@ -320,6 +314,9 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for SealedSink<W> {
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
         self.check()?;
+        if self.long.is_none() && self.out.len() <= WINDOW {
+            return Poll::Ready(Ok(()));
+        }
         self.poll_drain(WINDOW, cx)
     }
 

@@ -191,6 +191,12 @@ impl<R: AsyncRead + Unpin> Stream for OpenedStream<R> {
     type Item = Result<Opened, CodecError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Opened, CodecError>>> {
+        let this = &mut *self;
+        // Most messages of a batch: nothing is asked but the batch.
+        if let Some(opened) = this.channel.next_of_batch() {
+            this.traffic.count(opened.payload.len());
+            return Poll::Ready(Some(Ok(opened)));
+        }
         loop {
             match self.ending {
                 Ending::Over => return Poll::Ready(None),

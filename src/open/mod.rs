@@ -77,9 +77,11 @@ impl Opened {
     }
 
     /// One message of a batch that goes on: the entry in the window is the last one's.
+    #[inline]
     pub(crate) fn part(&self, payload: Bytes, is_last: bool) -> Self {
         let receipt = if is_last { self.receipt.clone() } else { None };
-        Self { payload, receipt, context: self.context.clone(), ..*self }
+        let context = if self.context.is_empty() { Bytes::new() } else { self.context.clone() };
+        Self { payload, receipt, context, ..*self }
     }
 }
 

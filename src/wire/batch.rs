@@ -40,6 +40,7 @@ pub fn check(payload: &[u8], limits: &Limits) -> Result<u64, ParseError> {
 }
 
 /// Takes the next entry off a batch that has been checked; a slice of the same memory.
+#[inline]
 #[must_use]
 pub fn next_entry(batch: &mut Bytes) -> Option<Bytes> {
     let len = index(batch.try_get_u32().ok()?.into());
