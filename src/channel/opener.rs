@@ -185,16 +185,19 @@ impl ChannelOpener {
         }
     }
 
-    /// The next message of a batch that is being handed out, unless it is empty: then, and where there is none, [`next`](Self::next) tells.
+    /// The next message of a batch that is being handed out, made where it is wanted. Of an empty one, and of the last, and where there is
+    /// no batch, [`next`](Self::next) tells.
     #[cfg(feature = "codec")]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next_of_batch(&mut self) -> Option<Opened> {
-        let Ready::Batch(rest) = &self.ready else { return None };
-        if rest.payload.first_chunk() == Some(&[0; 4]) {
+        let Ready::Batch(rest) = &mut self.ready else { return None };
+        let len = u32::from_be_bytes(*rest.payload.first_chunk()?);
+        if len == 0 || rest.payload.len() <= index(u64::from(len).saturating_add(4)) {
             return None;
         }
         self.delivered = self.delivered.saturating_add(1);
-        self.ready.take()
+        let payload = batch::next_entry(&mut rest.payload)?;
+        Some(rest.part(payload, false))
     }
 
     /// Says that no byte follows those left in `input`.

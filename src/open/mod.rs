@@ -77,7 +77,7 @@ impl Opened {
     }
 
     /// One message of a batch that goes on: the entry in the window is the last one's.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn part(&self, payload: Bytes, is_last: bool) -> Self {
         let receipt = if is_last { self.receipt.clone() } else { None };
         let context = if self.context.is_empty() { Bytes::new() } else { self.context.clone() };
