@@ -20,7 +20,6 @@ use sealwire::{
     SealError, Sealer, SealerBuilder, Suite,
     codec::CodecError,
     connection::{OpenedStream, SealedSink, TimedOut, Times},
-    wire::Splitter,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
@@ -225,4 +224,305 @@ async fn what_waits_together_is_sealed_together() {
     let before = io.written().len();
     sink.close().await.unwrap();
     assert_eq!(io.written().len() - before, follow_up, "a notice");
+}
+
+/// Bytes of a channel with these payloads, each a message of its own.
+fn wire(builder: SealerBuilder, payloads: &[&[u8]]) -> Vec<u8> {
+    let mut channel = ChannelSealer::new(builder.build().unwrap(), Role::Initiator, b"bound");
+    let mut out = BytesMut::new();
+    payloads.iter().for_each(|payload| channel.seal(b"", payload, &mut out).unwrap());
+    channel.finish(&mut out).unwrap();
+    out.to_vec()
+}
+
+fn times(seconds: [u64; 4]) -> Times {
+    let [header, part, idle, write] = seconds.map(|seconds| Some(Duration::from_secs(seconds)));
+    Times { header, part, idle, write }
+}
+
+/// A stream over one end of a pipe, and the other end.
+fn piped() -> (OpenedStream<DuplexStream>, DuplexStream) {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    (stream(far).times(times([10, 20, 60, 5])), near)
+}
+
+async fn late(stream: &mut OpenedStream<DuplexStream>) -> (TimedOut, u64) {
+    let began = tokio::time::Instant::now();
+    match stream.next().await {
+        Some(Err(CodecError::TimedOut(late))) => (late, began.elapsed().as_secs()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A peer that says nothing, that stops anywhere, or that gives a byte a second is late at its limit, and not before.
+#[tokio::test(start_paused = true)]
+async fn peers_are_late_at_their_limits() {
+    let whole = wire(sealer(), &[b"one", &[7; 9000], b"three"]);
+    let (one, head, segments) = (185 + 3, 4, 2 * (4096 + 20));
+    // What was written, then silence; what was delivered, and what was late after how long.
+    for (written, delivered, expected) in [
+        (0, 0, (TimedOut::Header, 10)),
+        (100, 0, (TimedOut::Header, 10)),
+        (164, 0, (TimedOut::Header, 10)),
+        (one - 1, 0, (TimedOut::Part, 20)),
+        (one, 1, (TimedOut::Idle, 60)),
+        (one + 1, 1, (TimedOut::Part, 20)),
+        (one + head + 500, 1, (TimedOut::Part, 20)),
+        (one + head + segments, 1, (TimedOut::Part, 20)),
+        (whole.len() - 24, 3, (TimedOut::Idle, 60)),
+        (whole.len() - 1, 3, (TimedOut::Part, 20)),
+    ] {
+        let (mut stream, mut peer) = piped();
+        peer.write_all(&whole[..written]).await.unwrap();
+        for _ in 0..delivered {
+            stream.next().await.unwrap().unwrap();
+        }
+        assert_eq!(late(&mut stream).await, expected, "{written}");
+        assert!(matches!(stream.next().await, Some(Err(CodecError::Failed))));
+        assert!(stream.next().await.is_none());
+    }
+    // A byte a second: the block alone takes too long, and so does each segment that is longer than 20 bytes.
+    for (at_once, expected) in [(0, (TimedOut::Header, 10)), (one, (TimedOut::Part, 20))] {
+        let (mut stream, mut peer) = piped();
+        peer.write_all(&whole[..at_once]).await.unwrap();
+        if at_once > 0 {
+            stream.next().await.unwrap().unwrap();
+        }
+        let rest = whole[at_once..].to_vec();
+        let slow = tokio::spawn(async move {
+            for byte in rest {
+                if peer.write_all(&[byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let (late, after) = late(&mut stream).await;
+        assert_eq!(late, expected.0);
+        assert!((expected.1..=expected.1 + 5).contains(&after), "{after}");
+        slow.abort();
+    }
+    // Nobody is late who keeps to the limits, however long it all takes.
+    let (mut stream, mut peer) = piped();
+    let pieces: Vec<Vec<u8>> = whole.chunks(700).map(<[u8]>::to_vec).collect();
+    let steady = tokio::spawn(async move {
+        for piece in pieces {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            peer.write_all(&piece).await.unwrap();
+        }
+    });
+    let mut got = 0;
+    while let Some(opened) = stream.next().await {
+        opened.unwrap();
+        got += 1;
+    }
+    assert_eq!(got, 3);
+    steady.await.unwrap();
+}
+
+/// Without limits nobody is late; and a runtime without a timer serves.
+#[test]
+fn without_limits_there_is_no_timer() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (near, far) = tokio::io::duplex(64);
+        let (mut sink, mut stream) = (sink(sealer(), near).times(Times::NONE), stream(far).times(Times::NONE));
+        let sending = async {
+            sink.send(Bytes::from(vec![7; 50_000])).await.unwrap();
+            sink.close().await.unwrap();
+        };
+        let receiving = async { while stream.next().await.transpose().unwrap().is_some() {} };
+        tokio::join!(sending, receiving);
+    });
+}
+
+/// A peer that does not read: a sink pushes back, holds a bounded amount, and gives up at its limit.
+#[tokio::test(start_paused = true)]
+async fn a_zero_window_is_waited_for_and_given_up() {
+    let (near, _far) = tokio::io::duplex(1000);
+    let mut sink = sink(sealer().segment_log2(16), near).times(times([10, 20, 60, 5]));
+    let mut taken = 0usize;
+    let error = loop {
+        tokio::select! {
+            biased;
+            ready = sink.ready() => match ready {
+                Ok(()) => sink.push(Bytes::from(vec![7; 1000])).unwrap(),
+                Err(error) => break error,
+            },
+        }
+        taken += 1000;
+    };
+    assert!(matches!(error, CodecError::TimedOut(TimedOut::Write)), "{error:?}");
+    assert!(taken < 64 * 1024 + 2 * 16 * 1024, "{taken} bytes were taken");
+    assert!(matches!(sink.send(Bytes::new()).await, Err(CodecError::Failed)));
+    assert!(matches!(sink.flush().await, Err(CodecError::Failed)));
+    assert!(matches!(sink.close().await, Err(CodecError::Failed)));
+}
+
+/// What `select!` drops half-way is not lost, not repeated and not torn: every await point of both ends is given up at random, many times.
+#[tokio::test(start_paused = true)]
+async fn giving_up_at_any_await_loses_nothing() {
+    let mut rng = TestRng::new(61);
+    for round in 0..60 {
+        let (near, far) = tokio::io::duplex([7, 100, 5000][rng.below(3)]);
+        let reuse = Reuse { messages: 5, ..Reuse::default() };
+        let mut sink = sink(sealer().reuse(reuse).pad(round % 2 == 0), near);
+        let mut stream = stream(far);
+        let sent: Vec<Bytes> = (0..40)
+            .map(|_| {
+                let len = [0, 1, 64, 3000, 20_000][rng.below(5)];
+                Bytes::from(rng.bytes(len))
+            })
+            .collect();
+        let (mut given, mut flushing, mut closed) = (0, false, false);
+        let mut got = Vec::new();
+        let mut over = false;
+        while !over {
+            // A future that is polled a few times and dropped, as in the branch of a `select!` that does not win.
+            let polls = rng.below(4);
+            let once = async |_: usize| tokio::task::yield_now().await;
+            let give_up = async {
+                for i in 0..polls {
+                    once(i).await;
+                }
+            };
+            if rng.below(2) == 0 {
+                tokio::select! {
+                    biased;
+                    next = stream.next() => match next {
+                        Some(opened) => got.push(opened.unwrap().payload),
+                        None => over = true,
+                    },
+                    () = give_up => {}
+                }
+            } else if given == sent.len() && !flushing {
+                tokio::select! {
+                    biased;
+                    done = sink.close(), if !closed => {
+                        done.unwrap();
+                        closed = true;
+                    }
+                    () = give_up => {}
+                }
+            } else if flushing {
+                tokio::select! {
+                    biased;
+                    done = sink.flush() => {
+                        done.unwrap();
+                        flushing = false;
+                    }
+                    () = give_up => {}
+                }
+            } else {
+                tokio::select! {
+                    biased;
+                    ready = sink.ready() => {
+                        ready.unwrap();
+                        sink.push(sent[given].clone()).unwrap();
+                        given += 1;
+                        flushing = rng.below(3) == 0;
+                    }
+                    () = give_up => {}
+                }
+            }
+        }
+        assert!(got == sent, "{round}");
+    }
+}
+
+/// An end without a last message is a truncation, wherever it is; so is a reset; and what was whole before is delivered.
+#[tokio::test]
+async fn half_closes_and_resets() {
+    let payloads: [&[u8]; 3] = [b"one", &[7; 9000], b"three"];
+    let whole = wire(sealer(), &payloads);
+    for cut in (0..whole.len()).step_by(97).chain([whole.len() - 24, whole.len() - 1]) {
+        for reset in [None, Some(io::ErrorKind::ConnectionReset)] {
+            let to_read = whole[..cut].to_vec().into();
+            let script = Script { steps: [1, 0, 50, 3].into(), to_read, error: reset, ..Script::default() };
+            let (got, error) = all(stream(Scripted(Arc::new(Mutex::new(script))))).await;
+            match (reset, error) {
+                (None, Some(CodecError::Open(OpenError::ChannelTruncated { delivered }))) => {
+                    assert_eq!(delivered, got.len() as u64)
+                }
+                (Some(kind), Some(CodecError::Io(error))) => assert_eq!(error.kind(), kind),
+                (_, other) => panic!("{cut}: {other:?}"),
+            }
+            assert!(got.iter().zip(payloads).all(|(got, sent)| got.1 == sent));
+        }
+    }
+    // Nothing follows the last message; and whether the connection is closed then does not matter.
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let mut stream = stream(far);
+    let mut near = near;
+    near.write_all(&whole).await.unwrap();
+    for _ in 0..3 {
+        stream.next().await.unwrap().unwrap();
+    }
+    assert!(stream.next().await.is_none() && stream.is_closed());
+    let script = Script { to_read: [&whole[..], b"more"].concat().into(), ..Script::default() };
+    let (got, error) = all(self::stream(Scripted(Arc::new(Mutex::new(script))))).await;
+    assert!(matches!(error, Some(CodecError::Open(OpenError::Parse(ParseError::TrailingBytes { .. })))), "{error:?}");
+    assert_eq!(got.len(), 3);
+}
+
+/// A sink whose connection fails stays failed, and a message that is too large costs nothing.
+#[tokio::test]
+async fn a_failed_sink_stays_failed() {
+    let io = Scripted::default();
+    let limits = Limits { message: 10_000, ..Limits::default() };
+    let mut sink = sink(sealer().limits(limits), io.clone());
+    sink.send(Bytes::from_static(b"one")).await.unwrap();
+    let error = sink.send(Bytes::from(vec![7; 10_001])).await.unwrap_err();
+    assert!(matches!(error, CodecError::Seal(SealError::LimitExceeded(LimitExceeded { limit: "message", .. }))), "{error:?}");
+    sink.send(Bytes::from_static(b"two")).await.unwrap();
+    assert!(sink.set_context(Bytes::from(vec![7; 9000])).is_err());
+    sink.send(Bytes::from_static(b"three")).await.unwrap();
+    io.0.lock().unwrap().error = Some(io::ErrorKind::BrokenPipe);
+    let error = sink.send(Bytes::from_static(b"four")).await.unwrap_err();
+    assert!(matches!(&error, CodecError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe), "{error:?}");
+    assert_eq!(error.reason(), "io");
+    io.0.lock().unwrap().error = None;
+    assert!(matches!(sink.send(Bytes::from_static(b"five")).await, Err(CodecError::Failed)));
+    let script = Script { to_read: io.written().into(), ..Script::default() };
+    let (got, error) = all(stream(Scripted(Arc::new(Mutex::new(script))))).await;
+    assert_eq!(got.iter().map(|(_, payload)| &payload[..]).collect::<Vec<_>>(), [&b"one"[..], b"two", b"three"]);
+    assert!(matches!(error, Some(CodecError::Open(OpenError::ChannelTruncated { delivered: 3 }))));
+}
+
+/// A block whose DEK comes from elsewhere stops the stream, and it goes on when the DEK is supplied.
+#[tokio::test]
+async fn a_dek_may_come_from_elsewhere() {
+    let dek = || Dek::import(&[9; 32]);
+    let written = wire(sealer().dek(dek()), &[b"one", b"two"]);
+    let nobody = || receiver(Opener::new(Keyring::new()));
+    let script = || Scripted(Arc::new(Mutex::new(Script { to_read: written.clone().into(), ..Script::default() })));
+    let (_, error) = all(OpenedStream::new(nobody(), script())).await;
+    assert!(matches!(error, Some(CodecError::Open(OpenError::NoMatchingKey))));
+    let mut stream = OpenedStream::new(nobody().waiting_for_deks(), script());
+    for _ in 0..2 {
+        assert!(matches!(stream.next().await, Some(Err(CodecError::NeedsDek))));
+        assert_eq!(stream.needs_dek(), Some(&written[..153]));
+    }
+    stream.supply(&dek()).unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap().payload, "one");
+    assert_eq!(stream.next().await.unwrap().unwrap().payload, "two");
+    assert!(stream.next().await.is_none());
+    let mut stream = OpenedStream::new(nobody().waiting_for_deks(), script());
+    assert!(stream.next().await.unwrap().is_err());
+    assert!(matches!(stream.supply(&Dek::import(&[8; 32])), Err(CodecError::Open(OpenError::HeaderMac))));
+    assert!(matches!(stream.next().await, Some(Err(CodecError::Failed))));
+}
+
+/// What a policy or the other side's flags refuse ends a stream like anything else.
+#[tokio::test]
+async fn refusals_end_it() {
+    let written = wire(sealer(), &[b"one"]);
+    let script = || Scripted(Arc::new(Mutex::new(Script { to_read: written.clone().into(), ..Script::default() })));
+    let policy = Policy { suites: Some(vec![]), ..Policy::default() };
+    let opener = Opener::builder(Keyring::from(cmk())).policy(policy).build();
+    let (got, error) = all(OpenedStream::new(receiver(opener), script())).await;
+    assert!(got.is_empty() && error.is_some_and(|error| error.reason() == "policy"));
+    let mine = ChannelOpener::new(Opener::new(Keyring::from(cmk())), Role::Initiator, b"bound");
+    let (_, error) = all(OpenedStream::new(mine, script())).await;
+    assert!(error.is_some_and(|error| error.reason() == "malformed"));
 }

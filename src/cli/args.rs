@@ -307,6 +307,9 @@ pub(crate) struct ListenArgs {
     /// A folder for what arrives, or - for standard output
     #[arg(long, value_name = "DIR|-")]
     pub(crate) out: PathBuf,
+    /// Close a connection on which nothing was said for this long; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value = "3600")]
+    pub(crate) idle: u64,
     /// Serve one connection, and exit with what became of it
     #[arg(long)]
     pub(crate) once: bool,

@@ -3,15 +3,25 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
+
+use tokio::sync::watch;
 
 /// Files and folders that are nobody's yet.
 struct Making {
     doomed: Vec<PathBuf>,
     /// Whether something is taking its place: what was there before is gone, and it would be wrong to say that nothing was done.
     finishing: bool,
+}
+
+/// Tells a server that it is to end; there is one where [`graceful`] was asked for.
+static STOPPING: OnceLock<watch::Sender<bool>> = OnceLock::new();
+
+/// For a server: from now on the first signal tells it to end and leaves the rest to it; the next one ends the program.
+pub(super) fn graceful() -> watch::Receiver<bool> {
+    STOPPING.get_or_init(|| watch::channel(false).0).subscribe()
 }
 
 static MAKING: Mutex<Making> = Mutex::new(Making { doomed: Vec::new(), finishing: false });
@@ -51,10 +61,14 @@ impl Drop for Doomed {
 /// its number.
 pub(super) fn on_signals() {
     // Without it a signal ends the program as it always does, and leaves a file that is not whole.
-    let Ok((runtime, next)) = listening() else { return };
+    let Ok((runtime, mut signals)) = listening() else { return };
     let watcher = std::thread::Builder::new().name("signals".into());
     let _ = watcher.spawn(move || {
-        let number = runtime.block_on(next);
+        let mut number = runtime.block_on(signals.next());
+        if let Some(server) = STOPPING.get() {
+            server.send_replace(true);
+            number = runtime.block_on(signals.next());
+        }
         let mut making = making();
         while making.finishing {
             drop(making);
@@ -70,41 +84,56 @@ pub(super) fn on_signals() {
 }
 
 /// What waits for signals. When this returns none is lost any more: it comes before anything is made.
-fn listening() -> io::Result<(tokio::runtime::Runtime, impl Future<Output = i32>)> {
+fn listening() -> io::Result<(tokio::runtime::Runtime, Signals)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let next = {
+    let signals = {
         let _inside = runtime.enter();
-        next_signal()?
+        Signals::new()?
     };
-    Ok((runtime, next))
+    Ok((runtime, signals))
+}
+
+/// The signals that end a program, each with its number.
+#[cfg(unix)]
+struct Signals {
+    ending: [(i32, tokio::signal::unix::Signal); 4],
+    /// A file that may not grow further is an error of the write then, like a full disk, and no end of the program.
+    _kept: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-fn next_signal() -> io::Result<impl Future<Output = i32>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let [hangup, interrupt] = [SignalKind::hangup(), SignalKind::interrupt()];
-    let [quit, terminate] = [SignalKind::quit(), SignalKind::terminate()];
-    let (mut hung_up, mut interrupted) = (signal(hangup)?, signal(interrupt)?);
-    let (mut stopped, mut terminated) = (signal(quit)?, signal(terminate)?);
-    // A file that may not grow further is an error of the write then, like a full disk, and no end of the program.
-    let too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
-    Ok(async move {
-        let _kept = too_large;
-        tokio::select! {
-            _ = hung_up.recv() => hangup.as_raw_value(),
-            _ = interrupted.recv() => interrupt.as_raw_value(),
-            _ = stopped.recv() => quit.as_raw_value(),
-            _ = terminated.recv() => terminate.as_raw_value(),
-        }
-    })
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let of = |kind: SignalKind| Ok::<_, io::Error>((kind.as_raw_value(), signal(kind)?));
+        let ending =
+            [of(SignalKind::hangup())?, of(SignalKind::interrupt())?, of(SignalKind::quit())?, of(SignalKind::terminate())?];
+        Ok(Self { ending, _kept: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))? })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> i32 {
+        std::future::poll_fn(|cx| {
+            let came = self.ending.iter_mut().find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
+            came.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await
+    }
 }
 
 #[cfg(not(unix))]
-fn next_signal() -> io::Result<impl Future<Output = i32>> {
-    Ok(async {
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> i32 {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
         2
-    })
+    }
 }

@@ -1,7 +1,8 @@
 //! The receiving side of a transfer (spec/transfer.md): greets, opens, stores, and only then acknowledges.
 
-use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::json;
 use tokio::{
@@ -10,14 +11,14 @@ use tokio::{
         TcpListener, TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::timeout,
 };
-use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::{
     Failure,
     args::ListenArgs,
+    cleanup,
     fail::{Code, note},
     keys::{read_keyring, read_senders},
     report::{bytes, peak_memory},
@@ -25,8 +26,9 @@ use super::{
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
-    codec::{CodecError, OpeningCodec, Outgoing, SealingCodec},
-    open::{CachePolicy, OpenError, Opened, Opener, Policy, Sender},
+    codec::CodecError,
+    connection::{OpenedStream, SealedSink, TimedOut, Times},
+    open::{CachePolicy, OpenError, Opener, Policy, Sender},
     platform::Entropy,
     seal::Sealer,
     transfer::{Answer, GREETING_LEN, Request},
@@ -35,10 +37,12 @@ use crate::{
 
 /// Blocks older than this are refused: a sender makes a new one for every connection.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-/// How long the first message may take. After it a sender may stay silent as long as its connection lives: `tail -f` does.
-const FIRST: Duration = Duration::from_secs(20);
+/// How long the first message may take, and each further part of one that has begun.
+const PART: Duration = Duration::from_secs(20);
 /// How long a sender may leave an answer unread.
 const ANSWER: Duration = Duration::from_secs(60);
+/// How long what is under way may take when the listener is told to end.
+const GRACE: Duration = Duration::from_secs(10);
 /// Connections served at a time; more of them wait.
 const CONNECTIONS: usize = 4096;
 /// Messages after which an answer is due, even when more are waiting.
@@ -62,24 +66,46 @@ async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Fa
     let listener = bind(&args.on).await.map_err(failed)?;
     let report = Report { json: args.json };
     report.listening(listener.local_addr().map_err(failed)?);
+    let idle = Some(Duration::from_secs(args.idle)).filter(|idle| !idle.is_zero());
+    let mut server = Server { opener, store, report, idle, stop: cleanup::graceful() };
     if args.once {
         let (stream, peer) = accept(&listener).await;
-        return serve(stream, peer, &opener, &store, &report).await;
+        return server.serve(stream, peer).await;
     }
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-        let (stream, peer) = accept(&listener).await;
-        let (opener, store) = (opener.clone(), store.clone());
+        let next = async { (places.clone().acquire_owned().await, accept(&listener).await) };
+        let (place, (stream, peer)) = tokio::select! {
+            next = next => next,
+            _ = server.stop.changed() => break,
+        };
+        let mut server = server.clone();
         tokio::spawn(async move {
-            let served = serve(stream, peer, &opener, &store, &report).await;
-            if store.is_broken() {
+            let served = server.serve(stream, peer).await;
+            if server.store.is_broken() {
                 // Nothing more could be delivered to anyone.
                 std::process::exit(served.map_or_else(|failure| failure.code as i32, |()| 0));
             }
             drop(place);
         });
     }
+    drop(listener);
+    // Every place is free when every connection has ended.
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let ended = timeout(GRACE, places.acquire_many(all)).await.is_ok();
+    report.stopped(ended);
+    Ok(())
+}
+
+/// What every connection is served with.
+#[derive(Clone)]
+struct Server {
+    opener: Opener,
+    store: Store,
+    report: Report,
+    idle: Option<Duration>,
+    /// Whether it is to end.
+    stop: watch::Receiver<bool>,
 }
 
 /// Listens with keep-alive, so that a connection whose other end is gone ends here too.
@@ -113,19 +139,21 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// One connection, from greeting to its end; tells what became of it.
-async fn serve(stream: TcpStream, peer: SocketAddr, opener: &Opener, store: &Store, report: &Report) -> Result<(), Failure> {
-    let mut taken = Taken::default();
-    let served = Connection::greet(stream, opener).await;
-    let served = match served {
-        Ok((mut connection, sender)) => {
-            taken.sender = Some(sender);
-            connection.take_all(store, &mut taken).await
-        }
-        Err(failure) => Err(failure),
-    };
-    report.served(peer, &taken, &served);
-    served
+impl Server {
+    /// One connection, from greeting to its end; tells what became of it.
+    async fn serve(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), Failure> {
+        let mut taken = Taken::default();
+        let served = Connection::greet(stream, self).await;
+        let served = match served {
+            Ok((mut connection, sender)) => {
+                taken.sender = Some(sender);
+                connection.take_all(self, &mut taken).await
+            }
+            Err(failure) => Err(failure),
+        };
+        self.report.served(peer, &taken, &served);
+        served
+    }
 }
 
 /// What has been delivered on a connection.
@@ -139,39 +167,44 @@ struct Taken {
 }
 
 struct Connection {
-    requests: FramedRead<OwnedReadHalf, OpeningCodec>,
-    answers: FramedWrite<OwnedWriteHalf, SealingCodec>,
+    requests: OpenedStream<OwnedReadHalf>,
+    answers: SealedSink<OwnedWriteHalf>,
 }
 
 impl Connection {
     /// Sends the greeting, and takes the first message: to whom answers are sealed. Tells who sent it.
-    async fn greet(stream: TcpStream, opener: &Opener) -> Result<(Self, Sender), Failure> {
+    async fn greet(stream: TcpStream, server: &Server) -> Result<(Self, Sender), Failure> {
         let lost = |error: io::Error| Failure::io("connection", &error);
         stream.set_nodelay(true).map_err(lost)?;
         let (read, mut write) = stream.into_split();
         // [XFR-1]
         let greeting: [u8; GREETING_LEN] = Entropy::default().array()?;
         write.write_all(&greeting).await.map_err(lost)?;
-        let channel = ChannelOpener::new(opener.clone(), Role::Acceptor, &greeting);
-        let mut requests = OpeningCodec::from(channel).framed(read);
-        let silent = |_| Failure::new(Code::Truncated, "the peer did not say to whom answers go, and the connection was closed");
-        let first = timeout(FIRST, requests.next()).await.map_err(silent)?;
-        let first = first.ok_or(OpenError::ChannelTruncated { delivered: 0 })??;
+        let channel = ChannelOpener::new(server.opener.clone(), Role::Acceptor, &greeting);
+        let times = Times { header: Some(PART), part: Some(PART), idle: server.idle, write: Some(ANSWER) };
+        let mut requests = OpenedStream::new(channel, read).times(times);
+        let first = match requests.next().await {
+            Some(Err(CodecError::TimedOut(TimedOut::Header | TimedOut::Part))) => {
+                let silent = "the peer did not say to whom answers go, and the connection was closed";
+                return Err(Failure::new(Code::Truncated, silent));
+            }
+            first => first.ok_or(OpenError::ChannelTruncated { delivered: 0 })??,
+        };
         // [XFR-2]
         let sender = first.sender;
         let Request::Hello { reply_to } = Request::decode(first.payload)? else {
             return Err(Failure::new(Code::Malformed, "the first message does not say to whom answers go"));
         };
-        let mac = requests.decoder().channel().first_header_mac().ok_or(OpenError::Failed)?;
+        let mac = requests.channel().first_header_mac().ok_or(OpenError::Failed)?;
         let sealer = Sealer::builder().to(reply_to).build()?;
         let channel = ChannelSealer::new(sealer, Role::Acceptor, &reply_binding(mac, &greeting));
-        Ok((Self { requests, answers: SealingCodec::from(channel).framed(write) }, sender))
+        Ok((Self { requests, answers: SealedSink::new(channel, write).times(times) }, sender))
     }
 
-    async fn take_all(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Failure> {
-        let end = self.take_until_end(store, taken).await;
+    async fn take_all(&mut self, server: &mut Server, taken: &mut Taken) -> Result<(), Failure> {
+        let end = self.take_until_end(server, taken).await;
         // What was delivered is acknowledged, whatever came after it; what came after it is what is reported.
-        let answered = self.answer(store, taken).await;
+        let answered = self.answer(&server.store, taken).await;
         let end = match (end, answered) {
             (Ok(()), Err(stop)) => Err(stop),
             (end, _) => end,
@@ -186,22 +219,35 @@ impl Connection {
                 let _ = self.close().await;
                 Err(Failure::io(what, &error))
             }
+            Err(Stop::Ours) => {
+                let reason = "the listener is being stopped".to_owned();
+                let _ = self.say(&Answer::Refused { count: taken.answered, reason: reason.clone() }).await;
+                let _ = self.close().await;
+                Err(Failure::new(Code::Io, reason))
+            }
             Err(Stop::Peer(failure)) => Err(failure),
         }
     }
 
-    async fn take_until_end(&mut self, store: &Store, taken: &mut Taken) -> Result<(), Stop> {
+    async fn take_until_end(&mut self, server: &mut Server, taken: &mut Taken) -> Result<(), Stop> {
+        let Server { store, stop, .. } = server;
         let mut inbox = Inbox::new(store.clone());
         loop {
             if taken.messages - taken.answered >= ANSWER_EVERY {
                 self.answer(store, taken).await?;
             }
-            let next = match next_message(&mut self.requests).now_or_never() {
+            if *stop.borrow() && inbox.is_between_files() {
+                return Err(Stop::Ours);
+            }
+            let next = match self.requests.next().now_or_never() {
                 Some(next) => next,
                 // Nothing more is waiting: what has come is delivered and acknowledged before the next wait.
                 None => {
                     self.answer(store, taken).await?;
-                    next_message(&mut self.requests).await
+                    tokio::select! {
+                        next = self.requests.next() => next,
+                        _ = stop.changed() => continue,
+                    }
                 }
             };
             let Some(opened) = next else { return inbox.end() };
@@ -224,30 +270,23 @@ impl Connection {
     }
 
     async fn say(&mut self, answer: &Answer) -> Result<(), Failure> {
-        let unread = |_| Failure::new(Code::Io, "the peer does not read its answers");
-        Ok(timeout(ANSWER, self.answers.send(Outgoing::message(answer.encode()))).await.map_err(unread)??)
+        match self.answers.send(answer.encode()).await {
+            Err(CodecError::TimedOut(_)) => Err(Failure::new(Code::Io, "the peer does not read its answers")),
+            said => Ok(said?),
+        }
     }
 
     async fn close(&mut self) -> Result<(), Failure> {
-        self.answers.send(Outgoing::End).await?;
-        SinkExt::<Outgoing>::close(&mut self.answers).await?;
-        Ok(())
+        Ok(SinkExt::<Bytes>::close(&mut self.answers).await?)
     }
-}
-
-/// The next message of a channel; `None` at the channel's own end, since the connection's may be a long time coming.
-pub(super) async fn next_message(channel: &mut FramedRead<OwnedReadHalf, OpeningCodec>) -> Option<Result<Opened, CodecError>> {
-    poll_fn(|context| match channel.poll_next_unpin(context) {
-        Poll::Pending if channel.decoder().channel().is_closed() => Poll::Ready(None),
-        polled => polled,
-    })
-    .await
 }
 
 /// Why a connection stops before its end.
 pub(super) enum Stop {
     /// The peer, or the network.
     Peer(Failure),
+    /// The listener was told to end.
+    Ours,
     /// We could not store what it sent.
     Store { what: &'static str, error: io::Error },
 }
@@ -264,6 +303,15 @@ impl Report {
             note(&json!({ "event": "listening", "address": address.to_string() }).to_string());
         } else {
             note(&format!("listening on {address}"));
+        }
+    }
+
+    /// The listener was told to end, and all connections ended in time, or not.
+    fn stopped(self, ended: bool) {
+        if self.json {
+            note(&json!({ "event": "stopped", "in_time": ended }).to_string());
+        } else if !ended {
+            note(&format!("stopped; what was still under way after {} s was not finished", GRACE.as_secs()));
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::SinkExt;
+use futures_util::{SinkExt, StreamExt};
 use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::{
@@ -20,7 +20,6 @@ use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
-use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::{
     Failure,
@@ -29,12 +28,13 @@ use super::{
     io::{input, is_dash, lines},
     keys::{read_recipients, read_sender_key},
     lines::next_line,
-    listen::{next_message, runtime},
+    listen::runtime,
     report::{peak_memory, progress},
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
-    codec::{CodecError, OpeningCodec, Outgoing, SealingCodec},
+    codec::CodecError,
+    connection::{OpenedStream, SealedSink, TimedOut, Times},
     keys::{Cmk, Keyring},
     open::Opener,
     seal::{SealError, Sealer},
@@ -46,7 +46,7 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long the listener may go without acknowledging anything once everything is sent.
 const ANSWER: Duration = Duration::from_secs(120);
-/// How long it may take to hand over one message.
+/// How long the listener may read nothing, or stop in the middle of an answer.
 const STALL: Duration = Duration::from_secs(300);
 /// How long answers are waited for when sending has failed.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -155,6 +155,9 @@ enum Stop {
 impl From<CodecError> for Stop {
     fn from(error: CodecError) -> Self {
         match error {
+            CodecError::TimedOut(TimedOut::Write) => {
+                Self::Listener(Failure::new(Code::Io, format!("the listener has not read for {} s", STALL.as_secs())))
+            }
             CodecError::Io(_) => Self::Connection(error.into()),
             _ => Self::Here(error.into()),
         }
@@ -189,11 +192,12 @@ impl Sent {
     }
 }
 
-type Requests = FramedWrite<OwnedWriteHalf, SealingCodec>;
+type Requests = SealedSink<OwnedWriteHalf>;
+type Answers = OpenedStream<OwnedReadHalf>;
 
 struct Connection {
     requests: Requests,
-    answers: FramedRead<OwnedReadHalf, OpeningCodec>,
+    answers: Answers,
 }
 
 impl Connection {
@@ -215,12 +219,13 @@ impl Connection {
         let reply = Cmk::generate()?;
         let hello = Request::Hello { reply_to: reply.recipient().clone() };
         let channel = ChannelSealer::new(sealer, Role::Initiator, &greeting);
-        let mut requests = SealingCodec::from(channel).framed(write);
-        requests.send(Outgoing::message(hello.encode())).await?;
-        let mac = requests.encoder_mut().channel_mut().and_then(|channel| channel.first_header_mac().copied());
+        let times = Times { part: Some(STALL), write: Some(STALL), ..Times::NONE };
+        let mut requests = SealedSink::new(channel, write).times(times);
+        requests.send(hello.encode()).await?;
+        let mac = requests.channel_mut().first_header_mac().copied();
         let binding = reply_binding(&mac.ok_or(SealError::Failed)?, &greeting);
         let opener = Opener::new(Keyring::from(reply));
-        let answers = OpeningCodec::from(ChannelOpener::new(opener, Role::Initiator, &binding)).framed(read);
+        let answers = OpenedStream::new(ChannelOpener::new(opener, Role::Initiator, &binding), read).times(times);
         Ok(Self { requests, answers })
     }
 }
@@ -242,13 +247,13 @@ async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar:
     let (pieces, mut waiting) = mpsc::channel(1);
     let (files, by_lines) = (args.files.clone(), args.lines);
     let reader = tokio::task::spawn_blocking(move || read_inputs(&files, by_lines, &pieces));
-    let context = Bytes::copy_from_slice(args.context.as_bytes());
+    requests.set_context(Bytes::copy_from_slice(args.context.as_bytes()))?;
     sent.inputs = vec![0; args.files.len()];
     loop {
         let piece = match waiting.try_recv() {
             Ok(piece) => piece,
             Err(_) => {
-                stalls(SinkExt::<Outgoing>::flush(&mut requests)).await?;
+                requests.flush().await?;
                 match waiting.recv().await {
                     Some(piece) => piece,
                     None => break,
@@ -257,7 +262,7 @@ async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar:
         };
         for payload in piece.payloads {
             let Payload { bytes, content, whole } = payload;
-            stalls(requests.feed(Outgoing::Message { context: context.clone(), payload: bytes })).await?;
+            requests.feed(bytes).await?;
             sent.messages += u64::from(whole);
             sent.bytes += content;
             sent.inputs[piece.input] += u64::from(whole);
@@ -267,14 +272,7 @@ async fn send_all(args: &SendArgs, mut requests: Requests, sent: &mut Sent, bar:
     }
     let read = reader.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())));
     read.map_err(Stop::Here)?;
-    stalls(requests.send(Outgoing::End)).await?;
-    stalls(SinkExt::<Outgoing>::close(&mut requests)).await
-}
-
-/// Sending, as long as the listener reads.
-async fn stalls(sending: impl Future<Output = Result<(), CodecError>>) -> Result<(), Stop> {
-    let stuck = |_| Stop::Listener(Failure::new(Code::Io, format!("the listener has not read for {} s", STALL.as_secs())));
-    Ok(timeout(STALL, sending).await.map_err(stuck)??)
+    Ok(requests.close().await?)
 }
 
 /// Reads inputs into payloads, one piece ahead of what is being sealed.
@@ -359,8 +357,8 @@ impl Source {
     }
 }
 
-async fn read_answers(mut answers: FramedRead<OwnedReadHalf, OpeningCodec>, answered: watch::Sender<u64>) -> Result<(), Failure> {
-    while let Some(opened) = next_message(&mut answers).await {
+async fn read_answers(mut answers: Answers, answered: watch::Sender<u64>) -> Result<(), Failure> {
+    while let Some(opened) = answers.next().await {
         let opened = opened.map_err(|error| match Failure::from(error) {
             Failure { code: Code::Truncated | Code::Io, .. } => {
                 Failure::new(Code::Truncated, "the listener closed the connection; does it have the key?")

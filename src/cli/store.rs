@@ -98,6 +98,13 @@ pub(super) struct Inbox {
     incoming: Option<Incoming>,
 }
 
+impl Inbox {
+    /// Whether no file is under way.
+    pub(super) fn is_between_files(&self) -> bool {
+        self.incoming.is_none()
+    }
+}
+
 /// A file that comes in pieces, and is nobody's yet.
 struct Incoming {
     name: String,
