@@ -47,6 +47,7 @@ fn seeds() {
         ("block", targets::block as fn(&[u8])),
         ("envelope", targets::envelope),
         ("codec", targets::codec),
+        ("connection", fuzz::connection::connection),
         ("open", targets::open),
         ("operations", targets::operations),
         ("stream", targets::stream),

@@ -1,6 +1,7 @@
 //! What the targets share: genuine messages, and edits that an input makes to them, since plain bytes would never get past
 //! header_mac.
 
+pub mod connection;
 pub mod slow;
 pub mod targets;
 
