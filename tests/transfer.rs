@@ -523,3 +523,62 @@ fn only_listed_senders_are_served() {
     assert_eq!(place.send(&open.address.clone(), &["--sign-with", "me.key", "-r", &bob, "a"]).code, 0);
     assert!(open.says().contains("1 message"));
 }
+
+fn signal(child: &std::process::Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}
+
+/// A listener that is told to end finishes the file that is under way, acknowledges it, tells the sender, and takes nothing more; one that is
+/// told twice ends at once.
+#[test]
+fn a_listener_ends_gracefully() {
+    let place = Place::new();
+    let mut listener = place.listen("in", &[]);
+    let mut idle = Peer::connect(&place, &listener.address);
+    idle.hello();
+    let mut busy = Peer::connect(&place, &listener.address);
+    busy.hello();
+    busy.say(&Request::Begin { name: "large".into() });
+    busy.say(&Request::Piece { content: Bytes::from(vec![7; 256 << 10]) });
+    thread::sleep(Duration::from_millis(300));
+    signal(&listener.child);
+    // Who has nothing under way is told at once.
+    assert!(matches!(idle.answer(), Some(Answer::Refused { count: 0, reason }) if reason == "the listener is being stopped"));
+    assert!(idle.answer().is_none());
+    assert!(TcpStream::connect(&listener.address).is_err(), "nobody new is taken");
+    busy.say(&Request::Piece { content: Bytes::from(vec![8; 1000]) });
+    busy.say(&Request::End { size: (256 << 10) + 1000 });
+    busy.file("more", b"is not taken");
+    assert!(matches!(busy.answer(), Some(Answer::Done { count: 1 })));
+    assert!(matches!(busy.answer(), Some(Answer::Refused { count: 1, .. })));
+    assert_eq!(listener.child.wait().unwrap().code(), Some(0));
+    assert_eq!(place.names("in"), ["large"]);
+    assert_eq!(place.read("in/large").len(), (256 << 10) + 1000);
+
+    let mut listener = place.listen("in2", &[]);
+    let mut stuck = Peer::connect(&place, &listener.address);
+    stuck.hello();
+    stuck.say(&Request::Begin { name: "never".into() });
+    thread::sleep(Duration::from_millis(300));
+    signal(&listener.child);
+    thread::sleep(Duration::from_millis(300));
+    assert!(listener.child.try_wait().unwrap().is_none(), "it waits for what is under way");
+    signal(&listener.child);
+    assert_eq!(listener.child.wait().unwrap().code(), Some(128 + 15));
+    assert!(place.names("in2").is_empty());
+}
+
+/// A connection on which nothing is said is closed at its limit.
+#[test]
+fn idle_connections_are_closed() {
+    let place = Place::new();
+    let listener = place.listen("in", &["--idle", "1"]);
+    let mut peer = Peer::connect(&place, &listener.address);
+    peer.hello();
+    peer.file("one", b"1");
+    assert!(matches!(peer.answer(), Some(Answer::Done { count: 1 })));
+    let began = std::time::Instant::now();
+    assert!(peer.answer().is_none());
+    assert!((800..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+}
