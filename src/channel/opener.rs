@@ -32,7 +32,8 @@ pub struct ChannelOpener {
     next_seq: Option<u64>,
     first_header_mac: Option<[u8; 32]>,
     stage: Stage,
-    ready: Ready,
+    /// What is left of a batch that is being handed out.
+    batch: Option<Opened>,
     delivered: u64,
     /// What the peer may still cost.
     envelopes: Meter,
@@ -66,34 +67,26 @@ enum Stage {
     Failed,
 }
 
-/// What has been opened and not yet given.
-enum Ready {
-    Nothing,
-    One(Opened),
-    /// A batch that has been checked; its payload is what is left of it.
-    Batch(Opened),
+/// How far a step came.
+enum Step {
+    /// More bytes are needed, or a DEK.
+    Waits,
+    /// On to the next one.
+    On,
+    /// A message.
+    Gives(Opened),
 }
 
-impl Ready {
-    #[inline]
-    fn take(&mut self) -> Option<Opened> {
-        match self {
-            Self::Nothing => None,
-            Self::Batch(rest) => {
-                let payload = batch::next_entry(&mut rest.payload)?;
-                let is_last = rest.payload.is_empty();
-                let entry = rest.part(payload, is_last);
-                if is_last {
-                    *self = Self::Nothing;
-                }
-                Some(entry)
-            }
-            Self::One(_) => match std::mem::replace(self, Self::Nothing) {
-                Self::One(opened) => Some(opened),
-                _ => None,
-            },
-        }
+/// Takes the next message off a batch that has been checked; its payload is what is left of it.
+fn take_entry(batch: &mut Option<Opened>) -> Option<Opened> {
+    let rest = batch.as_mut()?;
+    let payload = batch::next_entry(&mut rest.payload)?;
+    let is_last = rest.payload.is_empty();
+    let entry = rest.part(payload, is_last);
+    if is_last {
+        *batch = None;
     }
+    Some(entry)
 }
 
 /// A message under way.
@@ -127,7 +120,7 @@ impl ChannelOpener {
             next_seq: Some(0),
             first_header_mac: None,
             stage: Stage::Idle,
-            ready: Ready::Nothing,
+            batch: None,
             delivered: 0,
             envelopes: Meter::new("envelopes", Budgets::default().envelopes, opener.clock()),
             empty: Meter::new("empty", Budgets::default().empty, opener.clock()),
@@ -163,26 +156,34 @@ impl ChannelOpener {
     #[inline]
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, OpenError> {
         loop {
-            if let Some(opened) = self.ready.take() {
-                if opened.payload.is_empty()
-                    && let Err(over) = self.empty.spend(self.opener.clock())
-                {
-                    (self.stage, self.ready) = (Stage::Failed, Ready::Nothing);
-                    return Err(over.into());
-                }
-                self.delivered = self.delivered.saturating_add(1);
-                return Ok(Some(opened));
-            }
-            match self.step(input) {
-                Ok(true) => self.steps = self.steps.wrapping_add(1),
-                Ok(false) => return Ok(None),
-                Err(error) => {
+            let opened = match take_entry(&mut self.batch) {
+                Some(entry) => entry,
+                None => match self.step(input) {
+                    Ok(Step::Gives(opened)) => {
+                        self.steps = self.steps.wrapping_add(1);
+                        opened
+                    }
+                    Ok(Step::On) => {
+                        self.steps = self.steps.wrapping_add(1);
+                        continue;
+                    }
+                    Ok(Step::Waits) => return Ok(None),
                     // [CHN-14]
-                    self.stage = Stage::Failed;
-                    return Err(error);
-                }
+                    Err(error) => return Err(self.fail(error)),
+                },
+            };
+            if opened.payload.is_empty() {
+                self.empty.spend(self.opener.clock()).map_err(|over| self.fail(over.into()))?;
             }
+            self.delivered = self.delivered.saturating_add(1);
+            return Ok(Some(opened));
         }
+    }
+
+    #[cold]
+    fn fail(&mut self, error: OpenError) -> OpenError {
+        (self.stage, self.batch) = (Stage::Failed, None);
+        error
     }
 
     /// The next message of a batch that is being handed out, made where it is wanted. Of an empty one, and of the last, and where there is
@@ -190,7 +191,7 @@ impl ChannelOpener {
     #[cfg(feature = "codec")]
     #[inline(always)]
     pub(crate) fn next_of_batch(&mut self) -> Option<Opened> {
-        let Ready::Batch(rest) = &mut self.ready else { return None };
+        let rest = self.batch.as_mut()?;
         let len = u32::from_be_bytes(*rest.payload.first_chunk()?);
         if len == 0 || rest.payload.len() <= index(u64::from(len).saturating_add(4)) {
             return None;
@@ -279,39 +280,39 @@ impl ChannelOpener {
     }
 
     /// Goes on by one part of a message; `false` when more bytes are needed.
-    fn step(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
+    fn step(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         match self.stage {
             Stage::Idle => self.begin(input),
             Stage::Block(len) => self.enter(input, len, None),
-            Stage::NeedsDek(_) => Ok(false),
+            Stage::NeedsDek(_) => Ok(Step::Waits),
             Stage::Segments(_) => self.segment(input),
-            Stage::Closed if input.is_empty() => Ok(false),
+            Stage::Closed if input.is_empty() => Ok(Step::Waits),
             // [CHN-8]
             Stage::Closed => Err(ParseError::TrailingBytes { offset: 0 }.into()),
             Stage::Failed => Err(OpenError::Failed),
         }
     }
 
-    fn begin(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
-        let Some(first) = input.first() else { return Ok(false) };
+    fn begin(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
+        let Some(first) = input.first() else { return Ok(Step::Waits) };
         if Opening::of(*first)? == Opening::FollowUp {
             return self.follow_up(input);
         }
         match DekBlock::declared_len(input, &self.opener.policy().limits)? {
             Some(len) if input.len() >= len => {
                 self.stage = Stage::Block(len);
-                Ok(true)
+                Ok(Step::On)
             }
-            _ => Ok(false),
+            _ => Ok(Step::Waits),
         }
     }
 
     /// An envelope whose block is all there: the first message, or a renewal.
-    fn enter(&mut self, input: &mut BytesMut, block_len: usize, dek: Option<&Dek>) -> Result<bool, OpenError> {
+    fn enter(&mut self, input: &mut BytesMut, block_len: usize, dek: Option<&Dek>) -> Result<Step, OpenError> {
         let limits = &self.opener.policy().limits;
         let (raw, rest) = input.split_at_checked(block_len).ok_or(OpenError::Failed)?;
         let mut reader = Reader::new(rest, len64(block_len));
-        let Some(head) = ParseError::incomplete(MessageHead::parse(&mut reader, limits))? else { return Ok(false) };
+        let Some(head) = ParseError::incomplete(MessageHead::parse(&mut reader, limits))? else { return Ok(Step::Waits) };
         let (_, block) = DekBlock::parse(raw, limits)?;
         let base = len64(block_len);
         self.check_flags(head.flags, base.saturating_add(9))?;
@@ -325,7 +326,7 @@ impl ChannelOpener {
         let unlocked = match self.opener.unlock(raw, &block, None, covers, dek) {
             Err(reason) if dek.is_none() && self.waits_for_deks && reason.a_dek_would_help() => {
                 self.stage = Stage::NeedsDek(block_len);
-                return Ok(true);
+                return Ok(Step::On);
             }
             unlocked => unlocked?,
         };
@@ -340,17 +341,17 @@ impl ChannelOpener {
         self.epoch = Some(Epoch { unlocked, segment_log2: head.segment_log2 });
         input.advance(consumed);
         self.stage = Stage::Segments(partial);
-        Ok(true)
+        Ok(Step::On)
     }
 
-    fn follow_up(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
+    fn follow_up(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         // [CHN-3]
         let Some(epoch) = &self.epoch else {
             return Err(ParseError::malformed("type", 0, "a follow-up without an envelope before it").into());
         };
         let mut reader = Reader::new(input, 0);
         let parsed = FollowUpHead::parse(&mut reader, &self.opener.policy().limits);
-        let Some(follow_up) = ParseError::incomplete(parsed)? else { return Ok(false) };
+        let Some(follow_up) = ParseError::incomplete(parsed)? else { return Ok(Step::Waits) };
         self.check_flags(follow_up.flags, 1)?;
         self.opener.check_age(&epoch.unlocked)?;
         let head = MessageHead {
@@ -367,7 +368,7 @@ impl ChannelOpener {
             let (partial, consumed) = (Partial::new(&head, false), follow_up.encoded_len());
             input.advance(consumed);
             self.stage = Stage::Segments(partial);
-            return Ok(true);
+            return Ok(Step::On);
         };
         // Most follow-ups are one segment that is all there, and need not be put away in between.
         self.admit(head.flags, head.context, 0, prefix, prefix.ciphertext.into())?;
@@ -378,8 +379,7 @@ impl ChannelOpener {
         let segments = Segments { schedule: &epoch.unlocked.schedule, seq, aad: &self.aad };
         segments.open_one(0, true, &mut body).map_err(|_| OpenError::Segment { index: 0 })?;
         body.truncate(prefix.ciphertext_len());
-        self.deliver(body, flags, context, Numbered::FollowUp(seq))?;
-        Ok(true)
+        self.deliver(body, flags, context, Numbered::FollowUp(seq))
     }
 
     /// Whether a segment may be decrypted, which makes `received` bytes of its message: policy and limits.
@@ -434,56 +434,53 @@ impl ChannelOpener {
     }
 
     /// Opens the next segment where it is, once it is all there.
-    fn segment(&mut self, input: &mut BytesMut) -> Result<bool, OpenError> {
+    fn segment(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         let (Stage::Segments(partial), Some(epoch)) = (&self.stage, &self.epoch) else { return Err(OpenError::Failed) };
         let mut reader = Reader::new(input, 0);
         let parsed = SegmentPrefix::parse(&mut reader, partial.next_segment, epoch.segment_log2);
-        let Some(prefix) = ParseError::incomplete(parsed)? else { return Ok(false) };
+        let Some(prefix) = ParseError::incomplete(parsed)? else { return Ok(Step::Waits) };
         let received = partial.received.saturating_add(prefix.ciphertext.into());
         self.admit(partial.flags, &partial.context, partial.next_segment, prefix, received)?;
         if reader.rest().len() < prefix.body_len() {
-            return Ok(false);
+            return Ok(Step::Waits);
         }
         input.advance(4);
         let mut body = input.split_to(prefix.body_len());
         let (Stage::Segments(partial), Some(epoch)) = (&mut self.stage, &self.epoch) else { return Err(OpenError::Failed) };
         partial.received = received;
         partial.open(&epoch.unlocked, &self.aad, prefix, &mut body)?;
-        if prefix.last {
-            self.complete(body, input)?;
-        }
-        Ok(true)
+        if prefix.last { self.complete(body, input) } else { Ok(Step::On) }
     }
 
     /// The final segment is authentic.
-    fn complete(&mut self, body: BytesMut, input: &mut BytesMut) -> Result<(), OpenError> {
+    fn complete(&mut self, body: BytesMut, input: &mut BytesMut) -> Result<Step, OpenError> {
         let Stage::Segments(mut partial) = std::mem::replace(&mut self.stage, Stage::Failed) else {
             return Err(OpenError::Failed);
         };
         let plaintext = if partial.next_segment == 1 { body } else { std::mem::take(&mut partial.plaintext) };
         let numbered = if partial.envelope { Numbered::Envelope(partial.seq) } else { Numbered::FollowUp(partial.seq) };
-        self.deliver(plaintext, partial.flags, std::mem::take(&mut partial.context), numbered)?;
+        let step = self.deliver(plaintext, partial.flags, std::mem::take(&mut partial.context), numbered)?;
         if partial.large {
             *input = BytesMut::from(&input[..]);
         }
-        Ok(())
+        Ok(step)
     }
 
     /// All of a message is authentic: off with the padding, apart with a batch, and on to the next.
-    fn deliver(&mut self, plaintext: BytesMut, flags: Flags, context: Bytes, numbered: Numbered) -> Result<(), OpenError> {
+    fn deliver(&mut self, plaintext: BytesMut, flags: Flags, context: Bytes, numbered: Numbered) -> Result<Step, OpenError> {
         let epoch = self.epoch.as_ref().ok_or(OpenError::Failed)?;
         let opened = self.opener.finish(plaintext, flags.padded, context, numbered, &epoch.unlocked)?;
         self.next_seq = opened.seq.checked_add(1);
+        self.stage = if flags.last { Stage::Closed } else { Stage::Idle };
         if flags.batch {
             // [BAT-3]
             batch::check(&opened.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
-            self.ready = Ready::Batch(opened);
-        } else if !(flags.last && opened.payload.is_empty()) {
-            // [CHN-15]
-            self.ready = Ready::One(opened);
+            self.batch = Some(opened);
+            return Ok(Step::On);
         }
-        self.stage = if flags.last { Stage::Closed } else { Stage::Idle };
-        Ok(())
+        // [CHN-15]
+        let is_notice = flags.last && opened.payload.is_empty();
+        Ok(if is_notice { Step::On } else { Step::Gives(opened) })
     }
 }
 
