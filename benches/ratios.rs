@@ -175,7 +175,8 @@ fn main() {
     println!("{:<68} {:>15} {:>15} {:>7}", format!("backend: {}", bare::BACKEND), "ours", "bare", "ratio");
     let mut rows = Vec::new();
     for suite in SUITES {
-        for (size, bound, n) in [(64, None, 2000), (1024, None, 1000), (65_536, None, 40), (1 << 20, Some(1.0 / 0.85), 4)] {
+        // What is over its target is written down with its reason in docs/performance/messages.md; the bounds here are what is kept.
+        for (size, bound, n) in [(64, Some(1.8), 2000), (1024, None, 1000), (65_536, None, 40), (1 << 20, Some(1.0 / 0.85), 4)] {
             rows.push(seal_reused(suite, size, bound, n));
             rows.push(open_cached(suite, size, None, n));
         }
@@ -323,7 +324,11 @@ fn seal_to_many() -> Row {
     let theirs: Vec<_> = to.iter().map(|recipient| *recipient.public_key()).collect();
     let mut sealer = Sealer::builder().to_all(to).reuse(Reuse::NEVER).build().unwrap();
     let secret = DhKey::generate();
-    let mut bare = || theirs.iter().for_each(|their| drop(black_box(secret.agree(their))));
+    let mut bare = || {
+        theirs.iter().for_each(|their| {
+            black_box(secret.agree(their));
+        })
+    };
     pair(
         "seal to 1,000 recipients / 1,000 DHs",
         Some(1.1),
@@ -368,7 +373,11 @@ fn large_keyrings() -> Vec<Row> {
     let one = pair(name, Some(1.1), 50, &mut || drop(black_box(large.open(&fixed).unwrap())), &mut || {
         drop(black_box(small.open(&fixed).unwrap()))
     });
-    let mut dhs = || (0..MANY).for_each(|_| drop(black_box(mine.agree(&their))));
+    let mut dhs = || {
+        (0..MANY).for_each(|_| {
+            black_box(mine.agree(&their));
+        })
+    };
     let name = "open with 10,000 keys, rotating hints / 1,000 DHs";
     vec![one, pair(name, Some(0.5), 1, &mut || drop(black_box(large.open(&rotating).unwrap())), &mut dhs)]
 }

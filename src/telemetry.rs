@@ -14,6 +14,7 @@ pub(crate) enum Way {
 /// What went over one half of a connection, and what of it has not been told.
 #[derive(Debug)]
 pub(crate) struct Traffic {
+    #[cfg_attr(not(any(feature = "metrics", feature = "tracing")), allow(dead_code, reason = "nothing is told then"))]
     way: Way,
     total: Counts,
     told: Counts,
@@ -66,13 +67,17 @@ impl Traffic {
 
     /// The connection is over, with this error where there is one.
     pub(crate) fn ends(&mut self, deks: u64, error: Option<&CodecError>) {
+        self.over(deks, error.map_or("closed", CodecError::reason), error);
+    }
+
+    fn over(&mut self, deks: u64, reason: &str, error: Option<&CodecError>) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
         self.waits(deks);
-        let reason = error.map_or("closed", CodecError::reason);
         #[cfg(feature = "metrics")]
         {
+            let reason = reason.to_owned();
             let name = match self.way {
                 Way::Opened => "sealwire_opened_channels_total",
                 Way::Sealed => "sealwire_sealed_channels_total",
@@ -83,12 +88,19 @@ impl Traffic {
         {
             let Counts { messages, bytes, deks } = self.total;
             match error {
-                None => tracing::debug!(target: "sealwire", way = ?self.way, messages, bytes, deks, "a channel ended"),
+                None => tracing::debug!(target: "sealwire", way = ?self.way, messages, bytes, deks, reason, "a channel ended"),
                 Some(error) => {
                     tracing::warn!(target: "sealwire", way = ?self.way, messages, bytes, deks, reason, %error, "a channel failed");
                 }
             }
         }
-        let _ = reason;
+        let _ = (reason, error);
+    }
+}
+
+/// Who lets go of a connection before its end has told nothing yet.
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.over(self.total.deks, "dropped", None);
     }
 }

@@ -159,7 +159,7 @@ async fn everything_arrives() {
                     context = Bytes::from(rng.bytes(i % 4));
                     sink.set_context(context.clone()).unwrap();
                 }
-                1 => sink.channel_mut().renew(),
+                1 => sink.renew(),
                 2 => sink.flush().await.unwrap(),
                 _ => {}
             }
@@ -525,4 +525,73 @@ async fn refusals_end_it() {
     let mine = ChannelOpener::new(Opener::new(Keyring::from(cmk())), Role::Initiator, b"bound");
     let (_, error) = all(OpenedStream::new(mine, script())).await;
     assert!(error.is_some_and(|error| error.reason() == "malformed"));
+}
+
+/// A transport whose flush waits once, and one that takes nothing: the time for writing is that of each wait.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_waited_is_over() {
+    let io = Scripted::default();
+    let mut sink = sink(sealer(), io.clone()).times(times([10, 20, 60, 5]));
+    for _ in 0..3 {
+        // A write, and a flush that waits.
+        io.0.lock().unwrap().steps = [1000, 0, 1, 0].into();
+        sink.send(Bytes::from_static(b"one")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+    }
+    io.0.lock().unwrap().steps = [0, 1, 0, 1, 0, 1].into();
+    sink.close().await.unwrap();
+}
+
+/// Time in which nobody polled is not the peer's, whatever is waited for.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_look_is_late_himself() {
+    let whole = wire(sealer(), &[&[7; 9000], b"two"]);
+    for first in [100, 1000] {
+        let (mut stream, mut peer) = piped();
+        let (before, after) = whole.split_at(first);
+        peer.write_all(before).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(1), stream.next()).await.is_err());
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        peer.write_all(&after[..50]).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(1), stream.next()).await.is_err(), "it may still come");
+        peer.write_all(&after[50..]).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap().payload.len(), 9000);
+    }
+}
+
+/// A receiver's limit on entries is the sink's too, and a notice says nothing but the end.
+#[tokio::test]
+async fn limits_are_obeyed_and_notices_small() {
+    for most in [0, 1, 2, 3] {
+        let limits = Limits { batch_entries: most, ..Limits::default() };
+        let io = Scripted::default();
+        let mut sink = sink(sealer().limits(limits.clone()), io.clone());
+        sink.set_context(Bytes::from_static(&[7; 1000])).unwrap();
+        for _ in 0..7 {
+            sink.feed(Bytes::from_static(b"small")).await.unwrap();
+        }
+        sink.flush().await.unwrap();
+        let before = io.written().len();
+        sink.close().await.unwrap();
+        assert_eq!(io.written().len() - before, 24);
+        let policy = Policy { limits, ..Policy::default() };
+        let opener = Opener::builder(Keyring::from(cmk())).policy(policy).build();
+        // How the connection goes down behind the last message does not matter.
+        let reset = Some(io::ErrorKind::ConnectionReset);
+        let script = Script { to_read: io.written().into(), error: reset, ..Script::default() };
+        let (got, error) = all(OpenedStream::new(receiver(opener), Scripted(Arc::new(Mutex::new(script))))).await;
+        assert!(got.len() == 7 && error.is_none(), "{most}: {error:?}");
+    }
+}
+
+/// The first message may be held to less than the others.
+#[tokio::test]
+async fn a_first_message_may_have_to_be_short() {
+    for (first, opens) in [(99, false), (100, true)] {
+        let to_read = wire(sealer(), &[&[7; 100], &[7; 5000]]).into();
+        let script = Scripted(Arc::new(Mutex::new(Script { to_read, ..Script::default() })));
+        let channel = receiver(Opener::new(Keyring::from(cmk()))).first_at_most(first);
+        let (got, error) = all(OpenedStream::new(channel, script)).await;
+        assert_eq!((got.len(), error.map(|error| error.reason())), if opens { (2, None) } else { (0, Some("limit")) });
+    }
 }

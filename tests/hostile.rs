@@ -16,7 +16,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use kit::Forge;
 use sealwire::{
-    Budget, BudgetExceeded, Budgets, CachePolicy, ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, Role, Sealer,
+    Budget, BudgetExceeded, Budgets, CachePolicy, ChannelOpener, ChannelSealer, Cmk, HintMode, Keyring, OpenError, Opener, Reuse,
+    Role, Sealer,
     codec::{CodecError, MessageCodec},
     connection::{OpenedStream, SealedSink, TimedOut, Times},
 };
@@ -145,6 +146,17 @@ fn millions_of_nothing() {
     }
     assert_eq!(exceeded(&receiver.next(&mut input).unwrap_err()), Some(("envelopes", 20)));
 
+    // A block whose slots tell their receivers nothing costs as many as are tried.
+    let mut costly = BytesMut::new();
+    let others = (2..34).map(|i| Cmk::from_x25519(&[i; 32]).recipient().clone());
+    let hidden = Sealer::builder().to_all(others).to(cmk().recipient().clone()).hints(HintMode::None).enc_per_slot(true);
+    let mut hidden = hidden.reuse(Reuse::NEVER).build().unwrap();
+    (0..5).for_each(|_| hidden.seal_into(b"", b"x", &mut costly).unwrap());
+    let mut codec = MessageCodec::new(opener()).budgets(Budgets { envelopes: budget(100), ..Budgets::default() });
+    // Three take 99, the fourth is the last that begins.
+    let opened = (0..5).map_while(|_| codec.decode(&mut costly).ok()).count();
+    assert_eq!(opened, 4);
+
     // Envelopes for others, and bad frames, as they come on one connection.
     let stranger = Forge::to(&[*Cmk::from_x25519(&[2; 32]).recipient().public_key()]).envelope(0, 0, b"", b"x");
     let mut broken = stranger.clone();
@@ -153,8 +165,7 @@ fn millions_of_nothing() {
         let mut codec = MessageCodec::new(opener());
         let mut input = BytesMut::new();
         let (held, opened) = peak(|| {
-            let mut outcomes = 0;
-            for _ in 0..A_MILLION {
+            for outcomes in 0..A_MILLION {
                 input.extend_from_slice(message);
                 match codec.decode(&mut input) {
                     Ok(Some(Err(error))) => assert_eq!(error.reason(), "no_matching_key"),
@@ -164,7 +175,6 @@ fn millions_of_nothing() {
                     }
                     other => panic!("{:?}", other.map(|_| ())),
                 }
-                outcomes += 1;
             }
             panic!("a million were taken")
         });
@@ -183,8 +193,12 @@ fn millions_of_nothing() {
         }
     });
     assert!(held < 1 << 16, "{held}");
-    // A block that repeats the one before costs nothing of the budget; another one does.
-    let mut codec = MessageCodec::new(opener()).budgets(Budgets { envelopes: budget(2), empty: budget(1), ..Budgets::default() });
+    // A DEK that is in the cache costs nothing of the budget.
+    let mut codec = MessageCodec::new(Opener::new(Keyring::from(cmk()))).budgets(Budgets {
+        envelopes: budget(2),
+        empty: budget(1),
+        ..Budgets::default()
+    });
     let mut sealer = Sealer::builder().to(cmk().recipient().clone()).build().unwrap();
     let mut input = BytesMut::new();
     for payload in [&b"a"[..], b"b", b"", b"c"] {

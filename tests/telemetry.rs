@@ -101,9 +101,9 @@ async fn what_happens_is_told() {
     for _ in 0..3 {
         sink.feed(Bytes::from(secret)).await.unwrap();
     }
-    sink.channel_mut().renew();
+    sink.renew();
     sink.flush().await.unwrap();
-    sink.channel_mut().renew();
+    sink.renew();
     sink.close().await.unwrap();
     while let Some(opened) = stream.next().await {
         assert_eq!(opened.unwrap().payload, secret);
@@ -133,7 +133,9 @@ async fn what_happens_is_told() {
     let failed = "WARN message=a channel failed way=Opened messages=0 bytes=0 deks=0 reason=\"no_matching_key\"";
     assert!(events.iter().any(|event| event.starts_with(failed)), "{events:?}");
     assert!(
-        events.iter().any(|event| event == "DEBUG message=a channel ended way=Opened messages=3 bytes=42 deks=2"),
+        events
+            .iter()
+            .any(|event| event == "DEBUG message=a channel ended way=Opened messages=3 bytes=42 deks=2 reason=\"closed\""),
         "{events:?}"
     );
     assert!(events.iter().any(|event| event.starts_with("DEBUG message=a DEK was taken up way=Sealed")), "{events:?}");

@@ -569,6 +569,20 @@ fn a_listener_ends_gracefully() {
     assert!(place.names("in2").is_empty());
 }
 
+/// `--once` ends too, before its connection and in the middle of it.
+#[test]
+fn a_listener_for_one_ends_gracefully() {
+    let place = Place::new();
+    let mut listener = place.listen("in", &["--once"]);
+    signal(&listener.child);
+    assert_eq!(listener.child.wait().unwrap().code(), Some(0));
+    let mut listener = place.listen("in", &["--once"]);
+    let mut silent = TcpStream::connect(&listener.address).unwrap();
+    silent.read_exact(&mut [0; 32]).unwrap();
+    signal(&listener.child);
+    assert_eq!(listener.child.wait().unwrap().code(), Some(7));
+}
+
 /// A connection on which nothing is said is closed at its limit.
 #[test]
 fn idle_connections_are_closed() {
@@ -579,6 +593,7 @@ fn idle_connections_are_closed() {
     peer.file("one", b"1");
     assert!(matches!(peer.answer(), Some(Answer::Done { count: 1 })));
     let began = std::time::Instant::now();
+    assert!(matches!(peer.answer(), Some(Answer::Refused { count: 1, reason }) if reason == "nothing was sent for 1 s"));
     assert!(peer.answer().is_none());
     assert!((800..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }

@@ -124,7 +124,7 @@ pub fn connection(data: &[u8]) {
         let (what, much) = (pair[0], usize::from(pair[1]));
         match what % 16 {
             0 => until(|cx| sink.poll_flush_unpin(cx)).unwrap(),
-            1 => sink.channel_mut().renew(),
+            1 => sink.renew(),
             2 => {
                 context = Bytes::from(vec![what; much]);
                 sink.set_context(context.clone()).unwrap();

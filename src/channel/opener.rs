@@ -35,6 +35,8 @@ pub struct ChannelOpener {
     /// What is left of a batch that is being handed out.
     batch: Option<Opened>,
     delivered: u64,
+    /// Bytes of the first message's plaintext at the most.
+    first: u64,
     /// What the peer may still cost.
     envelopes: Meter,
     empty: Meter,
@@ -102,6 +104,15 @@ struct Partial {
     large: bool,
 }
 
+/// Messages of a batch that nobody has taken, where nobody has the ones before them either.
+impl Drop for ChannelOpener {
+    fn drop(&mut self) {
+        if let Some(Ok(mut rest)) = self.batch.take().map(|rest| rest.payload.try_into_mut()) {
+            rest.zeroize_all();
+        }
+    }
+}
+
 impl Drop for Partial {
     fn drop(&mut self) {
         self.plaintext.zeroize_all();
@@ -122,6 +133,7 @@ impl ChannelOpener {
             stage: Stage::Idle,
             batch: None,
             delivered: 0,
+            first: u64::MAX,
             envelopes: Meter::new("envelopes", Budgets::default().envelopes, opener.clock()),
             empty: Meter::new("empty", Budgets::default().empty, opener.clock()),
             epochs: 0,
@@ -135,6 +147,14 @@ impl ChannelOpener {
     #[must_use]
     pub fn waiting_for_deks(mut self) -> Self {
         self.waits_for_deks = true;
+        self
+    }
+
+    /// How long the first message may be, where that is less than [`Limits::message`](crate::Limits): for protocols in which strangers begin
+    /// with a few words.
+    #[must_use]
+    pub fn first_at_most(mut self, bytes: u64) -> Self {
+        self.first = bytes;
         self
     }
 
@@ -318,12 +338,15 @@ impl ChannelOpener {
         self.check_flags(head.flags, base.saturating_add(9))?;
         self.check_place(&head, &block, base)?;
         head.check_under(block.options, base)?;
-        // It costs a Diffie-Hellman, where the DEK is not supplied.
+        // It costs a Diffie-Hellman, where the DEK is not supplied, or more: what more is known afterwards.
         if dek.is_none() {
             self.envelopes.spend(self.opener.clock())?;
         }
+        let mut trials = 0;
         let covers = Covers::Channel { acceptor: head.flags.acceptor, binding: &self.binding };
-        let unlocked = match self.opener.unlock(raw, &block, None, covers, dek) {
+        let unlocked = self.opener.unlock(raw, &block, None, covers, dek, &mut trials);
+        let _ = self.envelopes.spend_some(trials.saturating_sub(1), self.opener.clock());
+        let unlocked = match unlocked {
             Err(reason) if dek.is_none() && self.waits_for_deks && reason.a_dek_would_help() => {
                 self.stage = Stage::NeedsDek(block_len);
                 return Ok(Step::On);
@@ -388,8 +411,9 @@ impl ChannelOpener {
         if segment == 0 && !is_notice(flags, prefix) {
             policy.check_context(context)?;
         }
+        let most = if self.next_seq == Some(0) { policy.limits.message.min(self.first) } else { policy.limits.message };
         // [LIM-3]
-        Ok(LimitExceeded::check("message", received, policy.limits.message).map_err(ParseError::from)?)
+        Ok(LimitExceeded::check("message", received, most).map_err(ParseError::from)?)
     }
 
     fn check_flags(&self, flags: Flags, at: u64) -> Result<(), ParseError> {
@@ -508,10 +532,22 @@ impl Partial {
         body.truncate(prefix.ciphertext_len());
         self.next_segment = index.saturating_add(1);
         if index > 0 || !prefix.last {
+            grow(&mut self.plaintext, body.len());
             self.plaintext.extend_from_slice(body);
             body.zeroize_all();
         }
         Ok(())
+    }
+}
+
+/// Makes room for `n` bytes more. Growing by itself would leave plaintext behind in the old place.
+fn grow(plaintext: &mut BytesMut, n: usize) {
+    let needed = plaintext.len().saturating_add(n);
+    if plaintext.capacity() < needed {
+        let mut grown = BytesMut::with_capacity(needed.max(plaintext.capacity().saturating_mul(2)));
+        grown.extend_from_slice(plaintext);
+        plaintext.zeroize_all();
+        *plaintext = grown;
     }
 }
 

@@ -5,7 +5,7 @@ use super::Role;
 use crate::{
     crypto::{Secret32, proof::Covers},
     payload::Plaintext,
-    seal::{Epoch, Front, Lead, Message, SealError, Sealer, SealerBuilder, Started},
+    seal::{Epoch, Front, Lead, Message, SealError, Sealer, Started},
     wire::{Flags, check_context},
 };
 
@@ -58,6 +58,7 @@ impl Sending {
     }
 
     /// Bytes before the first segment.
+    #[cfg(feature = "codec")]
     pub(crate) fn front_len(&self) -> usize {
         self.started.front
     }
@@ -170,11 +171,12 @@ impl ChannelSealer {
     }
 
     #[cfg(feature = "codec")]
-    pub(crate) fn check_process(&self) -> Result<(), SealError> {
-        self.sealer.check_process()
+    pub(crate) fn check_process_by_number(&self) -> Result<(), SealError> {
+        self.sealer.check_process_by_number()
     }
 
-    pub(crate) fn settings(&self) -> &SealerBuilder {
+    #[cfg(feature = "codec")]
+    pub(crate) fn settings(&self) -> &crate::SealerBuilder {
         &self.sealer.settings
     }
 
@@ -214,6 +216,7 @@ impl ChannelSealer {
     }
 
     /// Seals a message of one segment, whose plaintext stands in `out` where its ciphertext is to be.
+    #[cfg(feature = "codec")]
     pub(crate) fn put_around(&mut self, sending: &Sending, context: &[u8], out: &mut [u8]) -> Result<(), SealError> {
         self.put(sending, |epoch, aad| epoch.put_around(&sending.started, sending.front(context), aad, out))
     }

@@ -37,14 +37,22 @@ use crate::{
 
 /// Blocks older than this are refused: a sender makes a new one for every connection.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-/// How long the first message may take, and each further part of one that has begun.
+/// How long the first message may take: less than a sender waits for a place.
+const FIRST: Duration = Duration::from_secs(10);
+/// How long the first message may be. It holds a recipient.
+const FIRST_LEN: u64 = 4096;
+/// How long each further part of a message that has begun may take.
 const PART: Duration = Duration::from_secs(20);
 /// How long a sender may leave an answer unread.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long what is under way may take when the listener is told to end.
 const GRACE: Duration = Duration::from_secs(10);
-/// Connections served at a time; more of them wait.
-const CONNECTIONS: usize = 4096;
+/// Connections served at a time; more of them wait. Fewer where the system does not let us have so many files.
+const CONNECTIONS: u64 = 4096;
+/// Open files of a connection: its socket, a file that is under way, and a folder that is synced.
+const FILES: u64 = 3;
+/// Open files that are not a connection's.
+const OTHERS: u64 = 32;
 /// Messages after which an answer is due, even when more are waiting.
 const ANSWER_EVERY: u64 = 1024;
 
@@ -54,7 +62,11 @@ pub(super) fn run(args: ListenArgs) -> Result<(), Failure> {
     let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
     let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).cache(cache).build();
     let store = Store::new(&args.out)?;
-    runtime()?.block_on(listen(args, opener, store))
+    let runtime = runtime()?;
+    let ended = runtime.block_on(listen(args, opener, store));
+    // What is stuck in a write that nobody takes is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -64,37 +76,79 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::io(escape(args.on.as_bytes()), &error);
     let listener = bind(&args.on).await.map_err(failed)?;
+    // Before anyone is told that we are there: a signal is heeded from then on.
+    let phase = phases();
     let report = Report { json: args.json };
     report.listening(listener.local_addr().map_err(failed)?);
     let idle = Some(Duration::from_secs(args.idle)).filter(|idle| !idle.is_zero());
-    let mut server = Server { opener, store, report, idle, stop: cleanup::graceful() };
-    if args.once {
-        let (stream, peer) = accept(&listener).await;
-        return server.serve(stream, peer).await;
-    }
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let next = async { (places.clone().acquire_owned().await, accept(&listener).await) };
-        let (place, (stream, peer)) = tokio::select! {
-            next = next => next,
-            _ = server.stop.changed() => break,
-        };
+    let mut server = Server { opener, store, report, idle, phase };
+    let places = places();
+    let all = places.available_permits();
+    while let Some((stream, peer)) = server.next(&places, &listener).await {
         let mut server = server.clone();
-        tokio::spawn(async move {
+        let place = places.clone().try_acquire_owned();
+        let served = tokio::spawn(async move {
             let served = server.serve(stream, peer).await;
-            if server.store.is_broken() {
+            if server.store.is_broken() && !args.once {
                 // Nothing more could be delivered to anyone.
                 std::process::exit(served.map_or_else(|failure| failure.code as i32, |()| 0));
             }
             drop(place);
+            served
         });
+        if args.once {
+            return served.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())));
+        }
     }
     drop(listener);
     // Every place is free when every connection has ended.
-    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-    let ended = timeout(GRACE, places.acquire_many(all)).await.is_ok();
-    report.stopped(ended);
+    let all = u32::try_from(all).unwrap_or(u32::MAX);
+    let ended = timeout(GRACE + Duration::from_secs(1), places.acquire_many(all)).await;
+    report.stopped(ended.is_ok());
     Ok(())
+}
+
+fn places() -> Arc<Semaphore> {
+    let files = files().unwrap_or(u64::MAX).saturating_sub(OTHERS) / FILES;
+    Arc::new(Semaphore::new(usize::try_from(files.clamp(1, CONNECTIONS)).unwrap_or(1)))
+}
+
+/// Files that we may have open: as many as we are allowed to ask for.
+#[cfg(unix)]
+fn files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    if raised.is_ok() { maximum } else { current }
+}
+
+#[cfg(not(unix))]
+fn files() -> Option<u64> {
+    None
+}
+
+/// How far the listener is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Phase {
+    Serving,
+    /// It was told to end: files that are under way are finished.
+    Finishing,
+    /// Nothing is finished any more.
+    Over,
+}
+
+fn phases() -> watch::Receiver<Phase> {
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let mut stop = cleanup::graceful();
+    tokio::spawn(async move {
+        if stop.wait_for(|stop| *stop).await.is_ok() {
+            phase.send_replace(Phase::Finishing);
+            tokio::time::sleep(GRACE).await;
+            phase.send_replace(Phase::Over);
+        }
+        std::future::pending::<()>().await;
+    });
+    phases
 }
 
 /// What every connection is served with.
@@ -104,8 +158,7 @@ struct Server {
     store: Store,
     report: Report,
     idle: Option<Duration>,
-    /// Whether it is to end.
-    stop: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 /// Listens with keep-alive, so that a connection whose other end is gone ends here too.
@@ -140,10 +193,25 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 impl Server {
+    /// The next connection, when there is a place for it; `None` when there are to be no more.
+    async fn next(&mut self, places: &Semaphore, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+        tokio::select! {
+            next = async {
+                drop(places.acquire().await);
+                accept(listener).await
+            } => Some(next),
+            () = comes(&mut self.phase, Phase::Finishing) => None,
+        }
+    }
+
     /// One connection, from greeting to its end; tells what became of it.
     async fn serve(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), Failure> {
         let mut taken = Taken::default();
-        let served = Connection::greet(stream, self).await;
+        let mut phase = self.phase.clone();
+        let served = tokio::select! {
+            greeted = Connection::greet(stream, self) => greeted,
+            () = comes(&mut phase, Phase::Finishing) => Err(Failure::new(Code::Io, STOPPED)),
+        };
         let served = match served {
             Ok((mut connection, sender)) => {
                 taken.sender = Some(sender);
@@ -155,6 +223,15 @@ impl Server {
         served
     }
 }
+
+/// Waits for a phase, or a later one.
+async fn comes(phases: &mut watch::Receiver<Phase>, phase: Phase) {
+    if phases.wait_for(|now| *now >= phase).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+const STOPPED: &str = "the listener is being stopped";
 
 /// What has been delivered on a connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -180,8 +257,8 @@ impl Connection {
         // [XFR-1]
         let greeting: [u8; GREETING_LEN] = Entropy::default().array()?;
         write.write_all(&greeting).await.map_err(lost)?;
-        let channel = ChannelOpener::new(server.opener.clone(), Role::Acceptor, &greeting);
-        let times = Times { header: Some(PART), part: Some(PART), idle: server.idle, write: Some(ANSWER) };
+        let channel = ChannelOpener::new(server.opener.clone(), Role::Acceptor, &greeting).first_at_most(FIRST_LEN);
+        let times = Times { header: Some(FIRST), part: Some(PART), idle: server.idle, write: Some(ANSWER) };
         let mut requests = OpenedStream::new(channel, read).times(times);
         let first = match requests.next().await {
             Some(Err(CodecError::TimedOut(TimedOut::Header | TimedOut::Part))) => {
@@ -219,8 +296,7 @@ impl Connection {
                 let _ = self.close().await;
                 Err(Failure::io(what, &error))
             }
-            Err(Stop::Ours) => {
-                let reason = "the listener is being stopped".to_owned();
+            Err(Stop::Ours(reason)) => {
                 let _ = self.say(&Answer::Refused { count: taken.answered, reason: reason.clone() }).await;
                 let _ = self.close().await;
                 Err(Failure::new(Code::Io, reason))
@@ -230,14 +306,15 @@ impl Connection {
     }
 
     async fn take_until_end(&mut self, server: &mut Server, taken: &mut Taken) -> Result<(), Stop> {
-        let Server { store, stop, .. } = server;
+        let Server { store, phase, idle, .. } = server;
         let mut inbox = Inbox::new(store.clone());
         loop {
             if taken.messages - taken.answered >= ANSWER_EVERY {
                 self.answer(store, taken).await?;
             }
-            if *stop.borrow() && inbox.is_between_files() {
-                return Err(Stop::Ours);
+            let now = *phase.borrow_and_update();
+            if now == Phase::Over || now == Phase::Finishing && inbox.is_between_files() {
+                return Err(Stop::Ours(STOPPED.into()));
             }
             let next = match self.requests.next().now_or_never() {
                 Some(next) => next,
@@ -246,11 +323,15 @@ impl Connection {
                     self.answer(store, taken).await?;
                     tokio::select! {
                         next = self.requests.next() => next,
-                        _ = stop.changed() => continue,
+                        _ = phase.changed() => continue,
                     }
                 }
             };
             let Some(opened) = next else { return inbox.end() };
+            if let Err(CodecError::TimedOut(TimedOut::Idle)) = opened {
+                let seconds = idle.unwrap_or_default().as_secs();
+                return Err(Stop::Ours(format!("nothing was sent for {seconds} s")));
+            }
             let request = opened.map_err(Failure::from).and_then(|o| Ok(Request::decode(o.payload)?)).map_err(Stop::Peer)?;
             if let Some(len) = inbox.take(request, taken.messages).await? {
                 taken.messages += 1;
@@ -285,8 +366,8 @@ impl Connection {
 pub(super) enum Stop {
     /// The peer, or the network.
     Peer(Failure),
-    /// The listener was told to end.
-    Ours,
+    /// We do not go on, and say why.
+    Ours(String),
     /// We could not store what it sent.
     Store { what: &'static str, error: io::Error },
 }

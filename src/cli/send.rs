@@ -222,7 +222,7 @@ impl Connection {
         let times = Times { part: Some(STALL), write: Some(STALL), ..Times::NONE };
         let mut requests = SealedSink::new(channel, write).times(times);
         requests.send(hello.encode()).await?;
-        let mac = requests.channel_mut().first_header_mac().copied();
+        let mac = requests.first_header_mac().copied();
         let binding = reply_binding(&mac.ok_or(SealError::Failed)?, &greeting);
         let opener = Opener::new(Keyring::from(reply));
         let answers = OpenedStream::new(ChannelOpener::new(opener, Role::Initiator, &binding), read).times(times);

@@ -1,11 +1,11 @@
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio_util::codec::{Decoder, FramedRead};
 
 use super::{CodecError, EnvelopeCodec, READ_BUFFER};
 use crate::{
     channel::ChannelOpener,
     open::{Budgets, Meter, OpenError, Opened, Opener},
-    wire::{DekBlock, Opening, ParseError},
+    wire::{Opening, ParseError},
 };
 
 /// Opens what arrives on a channel.
@@ -53,14 +53,12 @@ impl Decoder for OpeningCodec {
 /// Opens self-contained messages one by one. A message that cannot be opened is an outcome of its own, and the next one
 /// is read; a broken frame ends the stream.
 ///
-/// Failures have a budget ([`Budgets`]), and so have blocks that are not the one before, and messages without a byte: past it the stream
+/// Failures have a budget ([`Budgets`]), and so have decapsulations, and messages without a byte: past it the stream
 /// ends too.
 pub struct MessageCodec {
     frames: EnvelopeCodec,
     opener: Opener,
     meters: [Meter; 3],
-    /// The last block that was opened.
-    block: Bytes,
 }
 
 impl MessageCodec {
@@ -68,7 +66,7 @@ impl MessageCodec {
     #[must_use]
     pub fn new(opener: Opener) -> Self {
         let frames = EnvelopeCodec::new(opener.policy().limits.clone());
-        Self { frames, meters: meters(Budgets::default(), &opener), opener, block: Bytes::new() }
+        Self { frames, meters: meters(Budgets::default(), &opener), opener }
     }
 
     /// What the peer may cost.
@@ -84,17 +82,16 @@ impl MessageCodec {
     }
 
     fn open(&mut self, frame: super::RawMessage) -> Result<Result<Opened, OpenError>, CodecError> {
-        let Self { meters: [envelopes, empty, failures], opener, frames, block } = self;
+        let Self { meters: [envelopes, empty, failures], opener, frames } = self;
         let opened = match (frame.kind(), frame.bytes().clone()) {
             (Opening::FollowUp, _) => Err(ParseError::malformed("type", 0, "a follow-up outside a channel").into()),
             (Opening::Envelope, bytes) => {
                 drop(frame);
-                if !bytes.starts_with(block) || block.is_empty() {
-                    envelopes.spend(opener.clock()).map_err(|over| frames.end(over))?;
-                    let len = DekBlock::declared_len(&bytes, &opener.policy().limits).ok().flatten().unwrap_or_default();
-                    *block = Bytes::copy_from_slice(bytes.get(..len).unwrap_or_default());
-                }
-                opener.open_in_place(BytesMut::from(bytes))
+                let mut trials = 0;
+                let opened = opener.open_counting(BytesMut::from(bytes), &mut trials);
+                // What has cost too much is the last; it was opened, and is not given.
+                envelopes.spend_some(trials, opener.clock()).map_err(|over| frames.end(over))?;
+                opened
             }
         };
         match &opened {

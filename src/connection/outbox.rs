@@ -4,6 +4,8 @@ use super::{BATCH, LONG_WINDOW, WINDOW};
 
 /// What an outbox has before more is asked of it.
 const SMALL: usize = 4 * 1024;
+/// What is kept for the next flush at the most: more is for segments of more than 64 KiB.
+const LARGEST_KEPT: usize = LONG_WINDOW + WINDOW + SMALL;
 /// Flushes in a row that a small outbox would have done for, after which a large one is given back.
 const PATIENCE: u8 = 32;
 
@@ -102,7 +104,8 @@ impl Outbox {
         let fits = self.most <= SMALL;
         self.small = if fits { self.small.saturating_add(1) } else { 0 };
         self.most = 0;
-        if self.tail == 0 && self.start == self.end && self.small >= PATIENCE && self.bytes.len() > SMALL {
+        let is_large = self.small >= PATIENCE && self.bytes.len() > SMALL || self.bytes.len() > LARGEST_KEPT;
+        if self.tail == 0 && self.start == self.end && is_large {
             *self = Self::default();
         }
     }
@@ -117,12 +120,14 @@ impl Outbox {
 
     #[cold]
     fn make_room(&mut self, n: usize) {
-        let used = self.end + self.tail - self.start;
-        self.bytes.copy_within(self.start..self.end + self.tail, 0);
+        let (used, was) = (self.end + self.tail - self.start, self.end + self.tail);
+        self.bytes.copy_within(self.start..was, 0);
         (self.start, self.end) = (0, self.end - self.start);
+        // What was gathered must not stay where it was.
+        self.bytes[used..was].zeroize();
         let needed = self.end + n.max(self.tail);
         if self.bytes.len() < needed {
-            let sizes = [SMALL, WINDOW + BATCH + SMALL, LONG_WINDOW + WINDOW + SMALL];
+            let sizes = [SMALL, WINDOW + BATCH + SMALL, LARGEST_KEPT];
             let len = sizes.into_iter().find(|size| *size >= needed).unwrap_or(needed);
             // Growing by itself would leave plaintext behind in the old place.
             let mut grown = vec![0; len];
@@ -151,13 +156,13 @@ mod tests {
             outbox.room(3000).fill(1);
             outbox.commit(3000);
             outbox.skip(7);
-            (0..200).for_each(|i| outbox.gather(&[i as u8; 100]));
+            (0..200u8).for_each(|i| outbox.gather(&[i; 100]));
             outbox.advance(round * 30);
             outbox.shift(7, round);
             assert_eq!(outbox.gathered(), round + 20_000);
             let sealed = outbox.len();
             let room = outbox.room(round + 20_000);
-            assert!(room[round..].chunks(100).enumerate().all(|(i, chunk)| chunk.iter().all(|byte| *byte == i as u8)));
+            assert!(room[round..].chunks(100).enumerate().all(|(i, chunk)| chunk.iter().all(|byte| usize::from(*byte) == i)));
             room.fill(1);
             outbox.commit(round + 20_000);
             assert_eq!(outbox.len(), sealed + round + 20_000);

@@ -106,6 +106,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
     /// # Errors
     /// [`SealError`] for a context over its limit; the one before then stays.
     pub fn set_context(&mut self, context: Bytes) -> Result<(), CodecError> {
+        self.check()?;
         check_context(&context, &self.channel.settings().limits).map_err(SealError::from)?;
         if context != self.context {
             self.seal_waiting()?;
@@ -141,7 +142,9 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
                 self.waiting = Waiting::Batch { front, entries: entries + 1 };
                 return Ok(());
             }
-            Waiting::One(first) if self.fits(PREFIX_LEN + first.len() + joins) => {
+            Waiting::One(first)
+                if self.channel.settings().limits.batch_entries >= 2 && self.fits(PREFIX_LEN + first.len() + joins) =>
+            {
                 let front = FOLLOW_UP_HEAD_LEN + self.context.len() + PREFIX_LEN;
                 self.out.skip(front);
                 self.out.gather_entry(first);
@@ -165,9 +168,14 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         Ok(())
     }
 
-    /// The channel, to renew it or to ask for its first header_mac. It has that once something was flushed, or was too long for a batch.
-    pub fn channel_mut(&mut self) -> &mut ChannelSealer {
-        &mut self.channel
+    /// Makes the next message that is sealed a renewal ([`ChannelSealer::renew`]).
+    pub fn renew(&mut self) {
+        self.channel.renew();
+    }
+
+    /// The header_mac of the first block ([`ChannelSealer::first_header_mac`]), once something was flushed.
+    pub fn first_header_mac(&self) -> Option<&[u8; 32]> {
+        self.channel.first_header_mac()
     }
 
     /// What is written to.
@@ -187,9 +195,9 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
 
     fn check(&self) -> Result<(), CodecError> {
         match self.ending {
-            Ending::Open => Ok(()),
+            Ending::Open if !self.channel.is_closed() => Ok(()),
             Ending::Failed => Err(CodecError::Failed),
-            Ending::Last | Ending::Closed => Err(SealError::Closed.into()),
+            Ending::Open | Ending::Last | Ending::Closed => Err(SealError::Closed.into()),
         }
     }
 
@@ -269,9 +277,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
             if self.long.is_none() && self.out.len() <= most {
                 return Poll::Ready(Ok(()));
             }
-            // The check is where bytes leave. [KEY-5]
-            let at_home = self.channel.check_process();
-            self.settle(at_home)?;
+            self.check_process()?;
             match Pin::new(&mut self.io).poll_write(cx, self.out.sealed()) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(self.settle(Err(std::io::Error::from(std::io::ErrorKind::WriteZero)))),
                 Poll::Ready(Ok(n)) => {
@@ -284,11 +290,17 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         }
     }
 
+    /// The check is where bytes leave, and by the process's number: a system call goes with it anyway. [KEY-5]
+    fn check_process(&mut self) -> Result<(), CodecError> {
+        let at_home = self.channel.check_process_by_number();
+        self.settle(at_home)
+    }
+
     /// The connection takes nothing: that may last for a while.
     fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
         let Some(limit) = self.times.write else { return Poll::Pending };
-        let since = *self.stuck_since.get_or_insert_with(Instant::now);
-        if self.timer.has_passed(since.checked_add(limit), cx) {
+        let since = self.stuck_since.get_or_insert_with(Instant::now);
+        if self.timer.has_passed(since, limit, cx) {
             return Poll::Ready(self.settle(Err(TimedOut::Write)));
         }
         Poll::Pending
@@ -297,9 +309,11 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
         self.seal_waiting()?;
         ready!(self.poll_drain(0, cx))?;
+        self.check_process()?;
         match Pin::new(&mut self.io).poll_flush(cx) {
             Poll::Ready(flushed) => {
                 self.settle(flushed)?;
+                self.stuck_since = None;
                 self.out.flushed();
                 self.traffic.waits(self.channel.epochs());
                 Poll::Ready(Ok(()))
@@ -338,6 +352,7 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for SealedSink<W> {
             while self.long.is_some() {
                 ready!(self.poll_drain(WINDOW, cx))?;
             }
+            self.context = Bytes::new();
             let last = self.seal_one(&[], Flags { last: true, ..Flags::default() });
             self.settle(last)?;
             self.ending = Ending::Last;

@@ -135,16 +135,16 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            // Everything was said; how the connection goes down then takes nothing from it.
+            Poll::Ready(Err(_)) | Poll::Pending if self.channel.is_closed() => {
+                self.ending = Ending::Input;
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.fail(error.into()))),
             Poll::Pending => {
                 if self.input.is_empty() {
                     // A connection on which nothing is said holds no buffer.
                     self.input = BytesMut::new();
-                }
-                if self.channel.is_closed() {
-                    // Everything was said. That the peer holds its half open takes nothing from it.
-                    self.ending = Ending::Input;
-                    return Poll::Ready(Ok(()));
                 }
                 self.traffic.waits(self.channel.epochs());
                 self.poll_late(cx)
@@ -162,22 +162,21 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
             (self.times.idle, TimedOut::Idle)
         };
         let Some(limit) = limit else { return Poll::Pending };
-        let since = self.since(timed_out);
-        if !self.timer.has_passed(since.checked_add(limit), cx) {
+        self.measure(timed_out);
+        let Some(waited) = &mut self.waited else { return Poll::Pending };
+        if !self.timer.has_passed(&mut waited.since, limit, cx) {
             return Poll::Pending;
         }
         Poll::Ready(Err(self.fail(timed_out.into())))
     }
 
-    /// Since when this is waited for: before the first block from the beginning, otherwise since the last whole part came, or the last
-    /// 64 KiB of one.
-    fn since(&mut self, waiting: TimedOut) -> Instant {
+    /// Begins to measure unless the same is still waited for: before the first block from the beginning, otherwise from the last whole part, or
+    /// the last 64 KiB of one.
+    fn measure(&mut self, waiting: TimedOut) {
         let seen = (waiting, self.channel.steps(), self.input.len() / WINDOW);
-        match &self.waited {
-            Some(waited) if waited.seen == seen || (waiting, waited.seen.0) == (TimedOut::Header, TimedOut::Header) => {
-                waited.since
-            }
-            _ => self.waited.insert(Waited { since: Instant::now(), seen }).since,
+        let goes_on = |waited: &Waited| waited.seen == seen || (waiting, waited.seen.0) == (TimedOut::Header, TimedOut::Header);
+        if !self.waited.as_ref().is_some_and(goes_on) {
+            self.waited = Some(Waited { since: Instant::now(), seen });
         }
     }
 

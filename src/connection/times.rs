@@ -8,7 +8,8 @@ use tokio::time::{Instant, Sleep};
 
 /// How long a peer may take; `None` is for ever. They run on tokio's timer, which its runtime must have enabled.
 ///
-/// A peer that sends a byte now and then is as late as one that is silent: only whole parts count, or 64 KiB of one.
+/// A peer that sends a byte now and then is as late as one that is silent: only whole parts count, or 64 KiB of one. Time in which nobody
+/// polled is not the peer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
     /// Until the first message's DEK block and head are there and its DEK is open; 20 s where nothing is said.
@@ -17,7 +18,8 @@ pub struct Times {
     pub part: Option<Duration>,
     /// Between two messages; 10 min where nothing is said.
     pub idle: Option<Duration>,
-    /// In which the connection takes nothing of what is to be sent; 20 s where nothing is said.
+    /// In which the connection takes nothing of what is to be sent, or does not finish a flush; 20 s where nothing is said. What happens behind a
+    /// buffer is not seen from here: over a `BufWriter` or a TLS stream it is the time for the whole of that buffer.
     pub write: Option<Duration>,
 }
 
@@ -32,6 +34,9 @@ impl Times {
     /// No limits, and no timer.
     pub const NONE: Self = Self { header: None, part: None, idle: None, write: None };
 }
+
+/// How much later than its end a limit is noticed where everything is in order.
+const UNSEEN: Duration = Duration::from_secs(1);
 
 /// Which of [`Times`] has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -56,17 +61,22 @@ pub enum TimedOut {
 pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    /// Whether `deadline` has passed; otherwise the task is woken when it does.
-    pub(super) fn has_passed(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = deadline else { return false };
+    /// Whether `limit` has passed since `since`; otherwise the task is woken when it does. Long after that nobody has looked, and the peer may
+    /// have waited for us: then `since` is now.
+    pub(super) fn has_passed(&mut self, since: &mut Instant, limit: Duration, cx: &mut Context<'_>) -> bool {
+        let now = Instant::now();
+        if since.checked_add(limit + UNSEEN).is_some_and(|unseen| now >= unseen) {
+            *since = now;
+        }
+        let Some(deadline) = since.checked_add(limit) else { return false };
+        if now >= deadline {
+            return true;
+        }
         let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() > deadline {
+        if sleep.deadline() > deadline || sleep.is_elapsed() {
             sleep.as_mut().reset(deadline);
         }
         while let Poll::Ready(()) = sleep.as_mut().poll(cx) {
-            if Instant::now() >= deadline {
-                return true;
-            }
             sleep.as_mut().reset(deadline);
         }
         false

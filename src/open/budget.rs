@@ -17,8 +17,8 @@ pub struct Budget {
 /// them, which serves many connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {
-    /// DEK blocks, each of which costs a Diffie-Hellman; those that repeat the one before are not counted. 4,096 and 1,000 a second where
-    /// nothing is said.
+    /// Decapsulations: a Diffie-Hellman for each DEK block that is not in the cache, and more where its slots tell their receivers little. 4,096
+    /// and 1,000 a second where nothing is said, which senders that take a DEK for every message may want raised.
     pub envelopes: Budget,
     /// Messages without a byte, those of a batch too: 65,536 and 16,384 a second.
     pub empty: Budget,
@@ -60,8 +60,19 @@ impl Meter {
         Self { name, budget, left: budget.at_once, since: clock.now() }
     }
 
-    /// Takes one. The clock is only asked when nothing is left.
+    /// Takes one. The clock is only asked when nothing has been taken, or nothing is left.
     pub(crate) fn spend(&mut self, clock: &Clock) -> Result<(), BudgetExceeded> {
+        self.spend_some(1, clock)
+    }
+
+    /// Takes what something has cost. The last may cost more than is left.
+    pub(crate) fn spend_some(&mut self, cost: u64, clock: &Clock) -> Result<(), BudgetExceeded> {
+        if cost == 0 {
+            return Ok(());
+        }
+        if self.left == self.budget.at_once {
+            self.since = clock.now();
+        }
         if self.left == 0 {
             let due = clock.since(self.since).as_millis().saturating_mul(self.budget.a_second.into()) / 1000;
             self.left = u64::try_from(due).unwrap_or(u64::MAX).min(self.budget.at_once);
@@ -70,18 +81,17 @@ impl Meter {
             }
             self.since = clock.now();
         }
-        self.left -= 1;
+        self.left = self.left.saturating_sub(cost);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[cfg(feature = "testing")]
     #[test]
     fn what_is_spent_comes_back() {
+        use super::*;
         use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering::SeqCst};
         let seconds = Arc::new(AtomicU64::new(100));
         let clock = Clock::Injected(seconds.clone());

@@ -32,7 +32,7 @@ pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, ExpectedContext, Policy, Predicate};
 pub(crate) use replay::Receipt;
 pub use replay::ReplayWindow;
-use search::{find, verify};
+use search::{find_counting, verify};
 pub use sender::{NoSuchStanding, Sender, Senders, Standing};
 pub(crate) use unlocked::Unlocked;
 use untrusted::Message;
@@ -223,9 +223,14 @@ impl Opener {
     ///
     /// # Errors
     /// [`OpenError`]; whatever had become plaintext is wiped before the buffer is let go.
-    pub fn open_in_place(&self, mut envelope: BytesMut) -> Result<Opened, OpenError> {
+    pub fn open_in_place(&self, envelope: BytesMut) -> Result<Opened, OpenError> {
+        self.open_counting(envelope, &mut 0)
+    }
+
+    /// The same, which also tells what it has cost: trials.
+    pub(crate) fn open_counting(&self, mut envelope: BytesMut, trials: &mut u64) -> Result<Opened, OpenError> {
         let message = self.parse(&envelope)?;
-        let unlocked = self.unlock_message(&message, None)?;
+        let unlocked = self.unlock_message(&message, None, trials)?;
         unlocked.verify_message([message.raw_head, message.body, &self.0.policy.binding])?;
         self.check_room(&unlocked, message.head.seq)?;
         let Message { plan, body_at, head_at, plaintext, .. } = message;
@@ -298,15 +303,15 @@ impl Opener {
 
     fn begin_with<'a>(&self, message: Message<'a>) -> Result<Begun<'a>, OpenError> {
         let opener = self.clone();
-        match self.unlock_message(&message, None) {
+        match self.unlock_message(&message, None, &mut 0) {
             Ok(unlocked) => Ok(Begun::Ready(Ready { opener, message, unlocked })),
             Err(reason) if reason.a_dek_would_help() => Ok(Begun::NeedsDek(NeedsDek { opener, message, reason })),
             Err(error) => Err(error),
         }
     }
 
-    fn unlock_message(&self, message: &Message<'_>, dek: Option<&Dek>) -> Result<Arc<Unlocked>, OpenError> {
-        self.unlock(message.raw_block, &message.block, Some(message.head.context), Covers::Dek, dek)
+    fn unlock_message(&self, message: &Message<'_>, dek: Option<&Dek>, trials: &mut u64) -> Result<Arc<Unlocked>, OpenError> {
+        self.unlock(message.raw_block, &message.block, Some(message.head.context), Covers::Dek, dek, trials)
     }
 
     /// Policy, cache, and then the DEK that is given or a search in the keyring; the policy on cache hits too, and on the context
@@ -318,6 +323,7 @@ impl Opener {
         context: Option<&[u8]>,
         covers: Covers<'_>,
         dek: Option<&Dek>,
+        trials: &mut u64,
     ) -> Result<Arc<Unlocked>, OpenError> {
         self.check_policy(block, context)?;
         // A channel reads each of its blocks once.
@@ -331,7 +337,7 @@ impl Opener {
         }
         let found = match dek {
             Some(dek) => verify(raw, block, dek, None).ok_or(OpenError::HeaderMac)?,
-            None => find(raw, block, &self.0.keyring, self.0.policy.limits.trials)?.1,
+            None => find_counting(raw, block, &self.0.keyring, self.0.policy.limits.trials, trials)?.1,
         };
         let unlocked = Arc::new(Unlocked::new(found, raw, block, covers, &self.0.policy)?);
         if cacheable && unlocked.is_reusable() {
@@ -490,7 +496,7 @@ impl<'a> NeedsDek<'a> {
     /// [`OpenError::HeaderMac`] when it is not the block's; a policy that has run out meanwhile.
     pub fn supply(self, dek: Dek) -> Result<Ready<'a>, OpenError> {
         let Self { opener, message, .. } = self;
-        let unlocked = opener.unlock_message(&message, Some(&dek))?;
+        let unlocked = opener.unlock_message(&message, Some(&dek), &mut 0)?;
         Ok(Ready { opener, message, unlocked })
     }
 }

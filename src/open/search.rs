@@ -22,8 +22,19 @@ pub(crate) struct Found {
 }
 
 /// Tries slots and keys until a candidate DEK makes header_mac hold.
-pub(crate) fn find(raw: &[u8], block: &DekBlock<'_>, keyring: &Keyring, trials: u64) -> Result<(Dek, Found), OpenError> {
-    let mut search = Search { raw, block, trials: 0, limit: trials, failure: OpenError::NoMatchingKey };
+pub(crate) fn find(raw: &[u8], block: &DekBlock<'_>, keyring: &Keyring, limit: u64) -> Result<(Dek, Found), OpenError> {
+    find_counting(raw, block, keyring, limit, &mut 0)
+}
+
+/// The same, which also tells what it has cost: trials.
+pub(crate) fn find_counting(
+    raw: &[u8],
+    block: &DekBlock<'_>,
+    keyring: &Keyring,
+    limit: u64,
+    trials: &mut u64,
+) -> Result<(Dek, Found), OpenError> {
+    let mut search = Search { raw, block, trials, limit, failure: OpenError::NoMatchingKey };
     // [WRAP-7]
     for candidate in keyring.candidates(block) {
         if let Some(found) = search.try_key(&candidate)? {
@@ -37,7 +48,7 @@ pub(crate) fn find(raw: &[u8], block: &DekBlock<'_>, keyring: &Keyring, trials: 
 struct Search<'a> {
     raw: &'a [u8],
     block: &'a DekBlock<'a>,
-    trials: u64,
+    trials: &'a mut u64,
     limit: u64,
     /// What to say when nothing fits.
     failure: OpenError,
@@ -74,9 +85,9 @@ impl Search<'_> {
 
     /// A decapsulation, or a DEK that is not the block's: what either costs is bounded.
     fn count_trial(&mut self) -> Result<(), ParseError> {
-        self.trials = self.trials.saturating_add(1);
+        *self.trials = self.trials.saturating_add(1);
         // [WRAP-6]
-        Ok(LimitExceeded::check("trials", self.trials, self.limit)?)
+        Ok(LimitExceeded::check("trials", *self.trials, self.limit)?)
     }
 
     fn decapsulate(&mut self, candidate: &Candidate, enc: &[u8]) -> Result<Option<MessageKey>, OpenError> {

@@ -92,6 +92,7 @@ impl Epoch {
     }
 
     /// The same for a message of one segment whose plaintext stands in `out` where its ciphertext is to be.
+    #[cfg(feature = "codec")]
     pub(crate) fn put_around(&self, begun: &Started, says: Front<'_>, aad: &[u8], out: &mut [u8]) -> Result<(), SealError> {
         let (front, segment) = out.split_at_mut_checked(begun.front).ok_or(SealError::Primitive)?;
         self.put_front(says, begun, &mut &mut *front);

@@ -230,6 +230,11 @@ impl Sealer {
         if self.process.is_current() { Ok(()) } else { Err(SealError::Forked) }
     }
 
+    pub(crate) fn check_process_by_number(&self) -> Result<(), SealError> {
+        // [KEY-5]
+        if self.process.is_current_by_number() { Ok(()) } else { Err(SealError::Forked) }
+    }
+
     /// The same settings, and no DEK in use.
     pub(crate) fn without_epoch(mut self) -> Self {
         self.epoch = None;
@@ -265,10 +270,7 @@ impl Sealer {
 
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
     pub(crate) fn fresh_epoch(&mut self, first_seq: u64, covers: Covers<'_>) -> Result<Epoch, SealError> {
-        // [KEY-5]
-        if !self.process.is_current_by_number() {
-            return Err(SealError::Forked);
-        }
+        self.check_process_by_number()?;
         let settings = &mut self.settings;
         let dek = match settings.dek.take() {
             Some(dek) => dek,
