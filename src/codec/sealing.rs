@@ -95,6 +95,10 @@ impl Encoder<Bytes> for SealingCodec {
     type Error = CodecError;
 
     fn encode(&mut self, payload: Bytes, out: &mut BytesMut) -> Result<(), CodecError> {
-        self.encode(Outgoing::message(payload), out)
+        match &mut self.0 {
+            Mode::Channel(channel) => channel.seal(&[], &payload, out)?,
+            Mode::SelfContained(sealer) => sealer.seal_into(&[], &payload, out)?,
+        }
+        Ok(())
     }
 }
