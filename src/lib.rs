@@ -26,10 +26,10 @@
 //! stream    payloads larger than memory  std's Read, Write, Seek, and tokio's; some segments are held
 //! armor     envelope <-> text            no keys; the base64 is a library's
 //! codec     the same for tokio-util      shells; no rule of the format lives here
-//! connection  the same, joined to a socket  batches, time limits; no rule of the format lives here
+//! connection  a channel on a socket    batches, time limits; shells, as codec
 //! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
 //! cli       the program                  files, sockets, terminals; asks the library for all else
-//! telemetry what happens on connections  counters and events for `metrics` and `tracing`; crate-private
+//! telemetry what happens on connections  for `metrics` and `tracing`; nothing secret; crate-private
 //! platform  randomness, time, process    the only room that asks the system for them; crate-private
 //! ```
 #![forbid(unsafe_code)]
