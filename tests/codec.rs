@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use kit::TestRng;
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, ParseError, Policy, Reuse, Role, SealError, Sealer,
+    Budget, Budgets, ChannelOpener, ChannelSealer, Cmk, Keyring, OpenError, Opener, ParseError, Policy, Reuse, Role, SealError,
+    Sealer,
     codec::{CodecError, EnvelopeCodec, MessageCodec, OpeningCodec, Outgoing, SealingCodec},
     wire::{Limits, MessageHead, Opening},
 };
@@ -375,4 +376,37 @@ fn heads_are_public() {
     let envelope = sealwire::seal(b"x", &[cmk().recipient().clone()]).unwrap();
     let mut reader = sealwire::wire::Reader::new(&envelope[153..], 153);
     assert_eq!(MessageHead::parse(&mut reader, &sealwire::Limits::default()).unwrap().seq, 0);
+}
+
+/// What a peer costs has a budget, and past it a codec stays failed.
+#[test]
+fn budgets_end_a_stream() {
+    let budget = |at_once| Budget { at_once, a_second: 0 };
+    let codec = |budgets| MessageCodec::new(Opener::new(Keyring::from(cmk()))).budgets(budgets);
+    let mut stream = BytesMut::new();
+    let mut codec_of_bytes = SealingCodec::self_contained(Sealer::builder().to(cmk().recipient().clone()).build().unwrap());
+    for payload in [&b""[..], b"one", b"", b"two", b""] {
+        codec_of_bytes.encode(Bytes::copy_from_slice(payload), &mut stream).unwrap();
+    }
+    let ends = |budgets: Budgets, stream: &BytesMut| {
+        let (mut codec, mut input, mut outcomes) = (codec(budgets), stream.clone(), 0);
+        loop {
+            match codec.decode(&mut input) {
+                Ok(Some(_)) => outcomes += 1,
+                Ok(None) => return (outcomes, None),
+                Err(CodecError::Open(OpenError::Budget(over))) => {
+                    assert!(matches!(codec.decode(&mut input), Err(CodecError::Failed)));
+                    assert_eq!(CodecError::Open(OpenError::Budget(over)).reason(), "budget");
+                    return (outcomes, Some(over.name));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    assert_eq!(ends(Budgets::default(), &stream), (5, None));
+    assert_eq!(ends(Budgets { empty: budget(2), ..Budgets::default() }, &stream), (4, Some("empty")));
+    assert_eq!(ends(Budgets { envelopes: budget(0), ..Budgets::default() }, &stream), (0, Some("envelopes")));
+    let stranger = sealwire::seal(b"x", &[Cmk::from_x25519(&[2; 32]).recipient().clone()]).unwrap().repeat(3);
+    let stranger = BytesMut::from(&stranger[..]);
+    assert_eq!(ends(Budgets { failures: budget(2), ..Budgets::default() }, &stranger), (2, Some("failures")));
 }

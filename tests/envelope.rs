@@ -826,3 +826,16 @@ fn nothing_secret_is_printed() {
     assert!(!shown.contains("112"), "the payload's bytes");
     assert!(shown.contains("payload_len: 7") && shown.contains("seq: 0"), "{shown}");
 }
+
+/// The fastest suite is one of those without post-quantum keys, the same every time, and opens.
+#[test]
+fn the_fastest_suite_is_chosen_once() {
+    let fastest = Suite::fastest();
+    assert!([Suite::X25519ChaCha20Poly1305, Suite::X25519Aes256Gcm].contains(&fastest));
+    assert!((0..100).all(|_| Suite::fastest() == fastest));
+    let mut sealer = Sealer::builder().to_all(recipients(1)).suite(fastest).build().unwrap();
+    let envelope = sealer.seal(b"", b"quick").unwrap();
+    assert_eq!(envelope[8], fastest.number());
+    assert_eq!(&opener(1).open(&envelope).unwrap().payload[..], b"quick");
+    assert_eq!(Suite::X25519Aes256Gcm.longest_message(), 1 << 38);
+}
