@@ -10,7 +10,7 @@ use crate::{
     payload::{Segments, ZeroizeAll},
     seal::build_aad,
     wire::{
-        DekBlock, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, ParseError, Reader, SegmentPrefix, batch, index,
+        DekBlock, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, PREFIX_LEN, ParseError, Reader, SegmentPrefix, batch,
         len64,
     },
 };
@@ -213,7 +213,7 @@ impl ChannelOpener {
     pub(crate) fn next_of_batch(&mut self) -> Option<Opened> {
         let rest = self.batch.as_mut()?;
         let len = u32::from_be_bytes(*rest.payload.first_chunk()?);
-        if len == 0 || rest.payload.len() <= index(u64::from(len).saturating_add(4)) {
+        if len == 0 || rest.payload.len() <= crate::wire::index(u64::from(len).saturating_add(4)) {
             return None;
         }
         self.delivered = self.delivered.saturating_add(1);
@@ -385,8 +385,10 @@ impl ChannelOpener {
             context: follow_up.context,
         };
         build_aad(&mut self.aad, &head, None, &self.binding);
-        let prefix = ParseError::incomplete(SegmentPrefix::parse(&mut reader, 0, epoch.segment_log2))?;
-        let whole = prefix.filter(|prefix| prefix.last && prefix.body_len() <= reader.rest().len().min(BUFFER_KEPT));
+        // Its offsets are those of a segment that comes later.
+        let mut body_reader = Reader::new(reader.rest(), 0);
+        let prefix = ParseError::incomplete(SegmentPrefix::parse(&mut body_reader, 0, epoch.segment_log2))?;
+        let whole = prefix.filter(|prefix| prefix.last && prefix.body_len() <= body_reader.rest().len().min(BUFFER_KEPT));
         let Some(prefix) = whole else {
             let (partial, consumed) = (Partial::new(&head, false), follow_up.encoded_len());
             input.advance(consumed);
@@ -396,7 +398,7 @@ impl ChannelOpener {
         // Most follow-ups are one segment that is all there, and need not be put away in between.
         self.admit(head.flags, head.context, 0, prefix, prefix.ciphertext.into())?;
         let (flags, seq, context) = (head.flags, head.seq, Bytes::copy_from_slice(head.context));
-        let body_at = index(reader.offset());
+        let body_at = follow_up.encoded_len().saturating_add(PREFIX_LEN);
         let mut body = input.split_to(body_at.saturating_add(prefix.body_len()));
         body.advance(body_at);
         let segments = Segments { schedule: &epoch.unlocked.schedule, seq, aad: &self.aad };
