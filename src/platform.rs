@@ -115,8 +115,8 @@ impl Clock {
 ///
 /// Where the C library tells children that they were forked, looking costs a nanosecond; asking the kernel for the number of the process
 /// costs as much as sealing a small message does (182 ns, measured). So messages are sealed after a look, and the number is asked for where
-/// a DEK is taken up and where a connection is written to. A child that was made behind the C library's back, and seals one-shot messages
-/// under its parent's DEK, is not noticed: SECURITY.md says so.
+/// a DEK is taken up. A child that was made behind the C library's back, and seals under its parent's DEK, is not noticed: SECURITY.md says
+/// so. (Asking at every flush of a connection took a fifth of the rate of small messages, measured.)
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     #[cfg(unix)]

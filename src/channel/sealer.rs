@@ -171,8 +171,8 @@ impl ChannelSealer {
     }
 
     #[cfg(feature = "codec")]
-    pub(crate) fn check_process_by_number(&self) -> Result<(), SealError> {
-        self.sealer.check_process_by_number()
+    pub(crate) fn check_process(&self) -> Result<(), SealError> {
+        self.sealer.check_process()
     }
 
     #[cfg(feature = "codec")]

@@ -290,9 +290,9 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         }
     }
 
-    /// The check is where bytes leave, and by the process's number: a system call goes with it anyway. [KEY-5]
+    /// The check is where bytes leave. [KEY-5]
     fn check_process(&mut self) -> Result<(), CodecError> {
-        let at_home = self.channel.check_process_by_number();
+        let at_home = self.channel.check_process();
         self.settle(at_home)
     }
 

@@ -230,11 +230,6 @@ impl Sealer {
         if self.process.is_current() { Ok(()) } else { Err(SealError::Forked) }
     }
 
-    pub(crate) fn check_process_by_number(&self) -> Result<(), SealError> {
-        // [KEY-5]
-        if self.process.is_current_by_number() { Ok(()) } else { Err(SealError::Forked) }
-    }
-
     /// The same settings, and no DEK in use.
     pub(crate) fn without_epoch(mut self) -> Self {
         self.epoch = None;
@@ -270,7 +265,10 @@ impl Sealer {
 
     /// Takes up a DEK: a new salt, a block, and `seq` from `first_seq` on.
     pub(crate) fn fresh_epoch(&mut self, first_seq: u64, covers: Covers<'_>) -> Result<Epoch, SealError> {
-        self.check_process_by_number()?;
+        // [KEY-5]
+        if !self.process.is_current_by_number() {
+            return Err(SealError::Forked);
+        }
         let settings = &mut self.settings;
         let dek = match settings.dek.take() {
             Some(dek) => dek,
