@@ -105,15 +105,21 @@ fn text_of(sealed: &mut [u8]) -> Result<&mut [u8], Refused> {
     sealed.get_mut(PREFIX_LEN..end).ok_or(Refused)
 }
 
-fn put_prefix(sealed: &mut [u8], last: bool) -> Result<(), Refused> {
-    let ciphertext = u32::try_from(text_of(sealed)?.len()).map_err(|_| Refused)?;
-    *sealed.first_chunk_mut().ok_or(Refused)? = SegmentPrefix { last, ciphertext }.encode();
-    Ok(())
-}
-
-fn put_tag(sealed: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
-    *sealed.last_chunk_mut().ok_or(Refused)? = *tag;
-    Ok(())
+/// Puts prefix and tag around the ciphertext that `seal` makes in `sealed`, which is wiped on an error.
+fn put_around(
+    sealed: &mut [u8],
+    last: bool,
+    seal: impl FnOnce(&mut [u8]) -> Result<[u8; TAG_LEN], Refused>,
+) -> Result<(), Refused> {
+    let put = |sealed: &mut [u8]| {
+        let text = text_of(sealed)?;
+        let ciphertext = u32::try_from(text.len()).map_err(|_| Refused)?;
+        let tag = seal(text)?;
+        *sealed.first_chunk_mut().ok_or(Refused)? = SegmentPrefix { last, ciphertext }.encode();
+        *sealed.last_chunk_mut().ok_or(Refused)? = tag;
+        Ok(())
+    };
+    put(sealed).inspect_err(|_| sealed.zeroize())
 }
 
 /// Everything that is the same for all segments of one message.
@@ -142,22 +148,12 @@ impl Segments<'_> {
             plaintext.copy(range, text_of(out)?);
             return self.seal_where_it_is(i, last, out);
         };
-        put_prefix(out, last)?;
-        let sealed = match self.schedule.seal_segment_from(self.at(i, last), self.aad(i), from, text_of(out)?) {
-            Ok(tag) => put_tag(out, &tag),
-            refused => refused.map(|_| ()),
-        };
-        sealed.inspect_err(|_| out.zeroize())
+        put_around(out, last, |text| self.schedule.seal_segment_from(self.at(i, last), self.aad(i), from, text))
     }
 
     /// Seals segment `i`, whose plaintext stands in `out` where its ciphertext is to be. On an error `out` is wiped.
     pub(crate) fn seal_where_it_is(&self, i: usize, last: bool, out: &mut [u8]) -> Result<(), Refused> {
-        put_prefix(out, last)?;
-        let sealed = match self.schedule.seal_segment(self.at(i, last), self.aad(i), text_of(out)?) {
-            Ok(tag) => put_tag(out, &tag),
-            refused => refused.map(|_| ()),
-        };
-        sealed.inspect_err(|_| out.zeroize())
+        put_around(out, last, |text| self.schedule.seal_segment(self.at(i, last), self.aad(i), text))
     }
 
     /// Appends all segments of `plaintext`, one after the other, so that each is in the cache while it is made. On an error `out` is as it

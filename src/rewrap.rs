@@ -97,7 +97,7 @@ impl Rewrap {
     /// [`RewrapError`].
     pub fn block(&self, raw: &[u8], with: &Keyring) -> Result<Vec<u8>, RewrapError> {
         let block = self.parse(raw)?;
-        let (dek, found) = find(raw, &block, with, self.limits.trials)?;
+        let (dek, found) = find(raw, &block, with, self.limits.trials, &mut 0)?;
         self.write(raw, &block, &dek, &found)
     }
 

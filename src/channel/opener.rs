@@ -6,7 +6,7 @@ use super::Role;
 use crate::{
     crypto::{Secret32, proof::Covers},
     keys::Dek,
-    open::{Budgets, Meter, Numbered, OpenError, Opened, Opener, Unlocked},
+    open::{Budgets, Meters, Numbered, OpenError, Opened, Opener, Unlocked},
     payload::{Segments, ZeroizeAll},
     seal::build_aad,
     wire::{
@@ -38,8 +38,7 @@ pub struct ChannelOpener {
     /// Bytes of the first message's plaintext at the most.
     first: u64,
     /// What the peer may still cost.
-    envelopes: Meter,
-    empty: Meter,
+    meters: Meters,
     /// DEKs that have been opened.
     epochs: u64,
     /// Parts that have been read.
@@ -134,8 +133,7 @@ impl ChannelOpener {
             batch: None,
             delivered: 0,
             first: u64::MAX,
-            envelopes: Meter::new("envelopes", Budgets::default().envelopes, opener.clock()),
-            empty: Meter::new("empty", Budgets::default().empty, opener.clock()),
+            meters: Budgets::default().meters(opener.clock()),
             epochs: 0,
             opener,
             steps: 0,
@@ -161,8 +159,7 @@ impl ChannelOpener {
     /// What the peer may cost.
     #[must_use]
     pub fn budgets(mut self, budgets: Budgets) -> Self {
-        self.envelopes = Meter::new("envelopes", budgets.envelopes, self.opener.clock());
-        self.empty = Meter::new("empty", budgets.empty, self.opener.clock());
+        self.meters = budgets.meters(self.opener.clock());
         self
     }
 
@@ -178,22 +175,19 @@ impl ChannelOpener {
         loop {
             let opened = match take_entry(&mut self.batch) {
                 Some(entry) => entry,
-                None => match self.step(input) {
-                    Ok(Step::Gives(opened)) => {
-                        self.steps = self.steps.wrapping_add(1);
-                        opened
+                // [CHN-14]
+                None => {
+                    let step = self.step(input).map_err(|error| self.fail(error))?;
+                    self.steps = self.steps.wrapping_add(u64::from(!matches!(step, Step::Waits)));
+                    match step {
+                        Step::Waits => return Ok(None),
+                        Step::On => continue,
+                        Step::Gives(opened) => opened,
                     }
-                    Ok(Step::On) => {
-                        self.steps = self.steps.wrapping_add(1);
-                        continue;
-                    }
-                    Ok(Step::Waits) => return Ok(None),
-                    // [CHN-14]
-                    Err(error) => return Err(self.fail(error)),
-                },
+                }
             };
             if opened.payload.is_empty() {
-                self.empty.spend(self.opener.clock()).map_err(|over| self.fail(over.into()))?;
+                self.meters.empty.spend(self.opener.clock()).map_err(|over| self.fail(over.into()))?;
             }
             self.delivered = self.delivered.saturating_add(1);
             return Ok(Some(opened));
@@ -299,7 +293,7 @@ impl ChannelOpener {
         supplied.map(|_| ())
     }
 
-    /// Goes on by one part of a message; `false` when more bytes are needed.
+    /// Goes on by one part of a message.
     fn step(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         match self.stage {
             Stage::Idle => self.begin(input),
@@ -340,12 +334,12 @@ impl ChannelOpener {
         head.check_under(block.options, base)?;
         // It costs a Diffie-Hellman, where the DEK is not supplied, or more: what more is known afterwards.
         if dek.is_none() {
-            self.envelopes.spend(self.opener.clock())?;
+            self.meters.envelopes.spend(self.opener.clock())?;
         }
         let mut trials = 0;
         let covers = Covers::Channel { acceptor: head.flags.acceptor, binding: &self.binding };
         let unlocked = self.opener.unlock(raw, &block, None, covers, dek, &mut trials);
-        let _ = self.envelopes.spend_some(trials.saturating_sub(1), self.opener.clock());
+        let _ = self.meters.envelopes.spend_some(trials.saturating_sub(1), self.opener.clock());
         let unlocked = match unlocked {
             Err(reason) if dek.is_none() && self.waits_for_deks && reason.a_dek_would_help() => {
                 self.stage = Stage::NeedsDek(block_len);

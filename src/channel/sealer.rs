@@ -49,10 +49,12 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
+    #[cfg(feature = "codec")]
     pub(crate) fn parts(&self) -> usize {
         self.started.plan.segments()
     }
 
+    #[cfg(feature = "codec")]
     pub(crate) fn part_len(&self, i: usize) -> usize {
         self.started.part_len(i)
     }
@@ -61,10 +63,6 @@ impl Sending {
     #[cfg(feature = "codec")]
     pub(crate) fn front_len(&self) -> usize {
         self.started.front
-    }
-
-    fn len(&self) -> usize {
-        self.started.front + self.started.plan.sealed_len()
     }
 
     fn front<'a>(&self, context: &'a [u8]) -> Front<'a> {
@@ -148,15 +146,7 @@ impl ChannelSealer {
     fn append(&mut self, context: &[u8], payload: &[u8], flags: Flags, out: &mut BytesMut) -> Result<(), SealError> {
         let plaintext = self.plaintext(payload)?;
         let sending = self.start(context, plaintext.len(), Flags { padded: plaintext.is_padded(), ..flags })?;
-        let start = out.len();
-        out.reserve(sending.len());
-        // One part after the other, so that each is in the cache while it is made.
-        for i in 0..sending.parts() {
-            let at = out.len();
-            out.resize(at + sending.part_len(i), 0);
-            self.put_part(&sending, context, &plaintext, i, &mut out[at..]).inspect_err(|_| out.truncate(start))?;
-        }
-        Ok(())
+        sending.started.append(out, |i, part| self.put_part(&sending, context, &plaintext, i, part))
     }
 
     /// A payload as it is sealed here.

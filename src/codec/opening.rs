@@ -4,7 +4,7 @@ use tokio_util::codec::{Decoder, FramedRead};
 use super::{CodecError, EnvelopeCodec, READ_BUFFER};
 use crate::{
     channel::ChannelOpener,
-    open::{Budgets, Meter, OpenError, Opened, Opener},
+    open::{Budgets, Meters, OpenError, Opened, Opener},
     wire::{Opening, ParseError},
 };
 
@@ -58,7 +58,7 @@ impl Decoder for OpeningCodec {
 pub struct MessageCodec {
     frames: EnvelopeCodec,
     opener: Opener,
-    meters: [Meter; 3],
+    meters: Meters,
 }
 
 impl MessageCodec {
@@ -66,13 +66,13 @@ impl MessageCodec {
     #[must_use]
     pub fn new(opener: Opener) -> Self {
         let frames = EnvelopeCodec::new(opener.policy().limits.clone());
-        Self { frames, meters: meters(Budgets::default(), &opener), opener }
+        Self { frames, meters: Budgets::default().meters(opener.clock()), opener }
     }
 
     /// What the peer may cost.
     #[must_use]
     pub fn budgets(mut self, budgets: Budgets) -> Self {
-        self.meters = meters(budgets, &self.opener);
+        self.meters = budgets.meters(self.opener.clock());
         self
     }
 
@@ -82,7 +82,7 @@ impl MessageCodec {
     }
 
     fn open(&mut self, frame: super::RawMessage) -> Result<Result<Opened, OpenError>, CodecError> {
-        let Self { meters: [envelopes, empty, failures], opener, frames } = self;
+        let Self { meters: Meters { envelopes, empty, failures }, opener, frames } = self;
         let opened = match (frame.kind(), frame.bytes().clone()) {
             (Opening::FollowUp, _) => Err(ParseError::malformed("type", 0, "a follow-up outside a channel").into()),
             (Opening::Envelope, bytes) => {
@@ -101,12 +101,6 @@ impl MessageCodec {
         }
         Ok(opened)
     }
-}
-
-fn meters(budgets: Budgets, opener: &Opener) -> [Meter; 3] {
-    let Budgets { envelopes, empty, failures } = budgets;
-    [("envelopes", envelopes), ("empty", empty), ("failures", failures)]
-        .map(|(name, budget)| Meter::new(name, budget, opener.clock()))
 }
 
 impl Decoder for MessageCodec {

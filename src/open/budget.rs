@@ -36,6 +36,29 @@ impl Default for Budgets {
     }
 }
 
+/// What is left of each.
+pub(crate) struct Meters {
+    pub(crate) envelopes: Meter,
+    pub(crate) empty: Meter,
+    #[cfg_attr(
+        not(feature = "codec"),
+        allow(dead_code, reason = "failures are counted where the next message is read all the same")
+    )]
+    pub(crate) failures: Meter,
+}
+
+impl Budgets {
+    /// All of them, unspent.
+    pub(crate) fn meters(self, clock: &Clock) -> Meters {
+        let meter = |name, budget| Meter::new(name, budget, clock);
+        Meters {
+            envelopes: meter("envelopes", self.envelopes),
+            empty: meter("empty", self.empty),
+            failures: meter("failures", self.failures),
+        }
+    }
+}
+
 /// A budget that a peer has used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the peer has used up its {name}: {at_once} at once and {a_second} a second", at_once = budget.at_once, a_second = budget.a_second)]
@@ -56,7 +79,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new(name: &'static str, budget: Budget, clock: &Clock) -> Self {
+    fn new(name: &'static str, budget: Budget, clock: &Clock) -> Self {
         Self { name, budget, left: budget.at_once, since: clock.now() }
     }
 

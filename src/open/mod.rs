@@ -25,14 +25,14 @@ use crate::{
     platform::Clock,
     wire::DekBlock,
 };
-pub(crate) use budget::Meter;
+pub(crate) use budget::Meters;
 pub use budget::{Budget, BudgetExceeded, Budgets};
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, ExpectedContext, Policy, Predicate};
 pub(crate) use replay::Receipt;
 pub use replay::ReplayWindow;
-use search::{find_counting, verify};
+use search::{find, verify};
 pub use sender::{NoSuchStanding, Sender, Senders, Standing};
 pub(crate) use unlocked::Unlocked;
 use untrusted::Message;
@@ -337,7 +337,7 @@ impl Opener {
         }
         let found = match dek {
             Some(dek) => verify(raw, block, dek, None).ok_or(OpenError::HeaderMac)?,
-            None => find_counting(raw, block, &self.0.keyring, self.0.policy.limits.trials, trials)?.1,
+            None => find(raw, block, &self.0.keyring, self.0.policy.limits.trials, trials)?.1,
         };
         let unlocked = Arc::new(Unlocked::new(found, raw, block, covers, &self.0.policy)?);
         if cacheable && unlocked.is_reusable() {

@@ -21,13 +21,8 @@ pub(crate) struct Found {
     pub(crate) mine_alone: bool,
 }
 
-/// Tries slots and keys until a candidate DEK makes header_mac hold.
-pub(crate) fn find(raw: &[u8], block: &DekBlock<'_>, keyring: &Keyring, limit: u64) -> Result<(Dek, Found), OpenError> {
-    find_counting(raw, block, keyring, limit, &mut 0)
-}
-
-/// The same, which also tells what it has cost: trials.
-pub(crate) fn find_counting(
+/// Tries slots and keys until a candidate DEK makes header_mac hold. `trials` counts what that costs.
+pub(crate) fn find(
     raw: &[u8],
     block: &DekBlock<'_>,
     keyring: &Keyring,

@@ -64,13 +64,7 @@ impl Epoch {
     ) -> Result<(), SealError> {
         let begun = self.begin(message, plaintext.len(), segment_log2, aad)?;
         let start = out.len();
-        out.reserve(begun.front + begun.plan.sealed_len());
-        // One part after the other, so that each is in the cache while it is made.
-        for i in 0..begun.plan.segments() {
-            let at = out.len();
-            out.resize(at + begun.part_len(i), 0);
-            self.put_part(&begun, message.front, &plaintext, i, aad, &mut out[at..]).inspect_err(|_| out.truncate(start))?;
-        }
+        begun.append(out, |i, part| self.put_part(&begun, message.front, &plaintext, i, aad, part))?;
         self.sign(message, &mut out[start..]).inspect_err(|_| out.truncate(start))
     }
 
@@ -188,6 +182,23 @@ pub(crate) struct Started {
 }
 
 impl Started {
+    /// Appends what `put` writes as each part, one after the other, so that each is in the cache while it is made. On an error `out` is as
+    /// it was.
+    pub(crate) fn append(
+        &self,
+        out: &mut BytesMut,
+        mut put: impl FnMut(usize, &mut [u8]) -> Result<(), SealError>,
+    ) -> Result<(), SealError> {
+        let start = out.len();
+        out.reserve(self.front + self.plan.sealed_len());
+        for i in 0..self.plan.segments() {
+            let at = out.len();
+            out.resize(at + self.part_len(i), 0);
+            put(i, &mut out[at..]).inspect_err(|_| out.truncate(start))?;
+        }
+        Ok(())
+    }
+
     /// Bytes of segment `i`, and of what stands before the first.
     pub(crate) fn part_len(&self, i: usize) -> usize {
         self.front_of(i) + self.plan.sealed_len_of(i)

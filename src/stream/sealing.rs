@@ -11,10 +11,8 @@ use crate::{
     },
     payload::padded_len64,
     seal::{Begun, STREAM_SEQ, SealError, Sealer, SealerBuilder, Unsigned},
-    wire::{LimitExceeded, MAX_SEGMENTS, SegmentPrefix, TAG_LEN, len64},
+    wire::{LimitExceeded, MAX_SEGMENTS, PREFIX_LEN, SegmentPrefix, TAG_LEN, len64},
 };
-
-const PREFIX_LEN: usize = 4;
 
 /// A message under way. Plaintext goes in, sealed segments come out; the current one is gathered where it is encrypted.
 pub(super) struct Sealing {
