@@ -25,6 +25,7 @@ pub(crate) struct Plaintext<'a> {
 
 impl<'a> Plaintext<'a> {
     /// The plaintext of a payload, padded (spec 8) where asked for.
+    #[inline]
     pub(crate) fn new(payload: &'a [u8], padded: bool, limits: &Limits) -> Result<Self, LimitExceeded> {
         let over = LimitExceeded { limit: "message", value: len64(payload.len()), maximum: limits.message };
         let padded = if padded { Some(padded_len(payload.len()).ok_or(over)?) } else { None };
@@ -40,6 +41,12 @@ impl<'a> Plaintext<'a> {
 
     pub(crate) fn is_padded(&self) -> bool {
         self.padded.is_some()
+    }
+
+    /// The payload, where it is all there is, and of `most` bytes at the most.
+    #[inline]
+    pub(crate) fn alone(&self, most: usize) -> Option<&'a [u8]> {
+        if self.padded.is_none() && self.payload.len() <= most { Some(self.payload) } else { None }
     }
 
     /// Where bytes `range` of it stand together: in the payload, unless padding is among them.
@@ -151,6 +158,23 @@ impl Segments<'_> {
         put_around(out, last, |text| self.schedule.seal_segment_from(self.at(i, last), self.aad(i), from, text))
     }
 
+    /// Appends the only segment of a message: for a small one a copy costs less than making room for what encryption writes. On an error
+    /// `out` is as it was.
+    #[inline]
+    pub(crate) fn append_only(&self, payload: &[u8], out: &mut BytesMut) -> Result<(), Refused> {
+        let ciphertext = u32::try_from(payload.len()).map_err(|_| Refused)?;
+        let at = out.len();
+        out.extend_from_slice(&SegmentPrefix { last: true, ciphertext }.encode());
+        out.extend_from_slice(payload);
+        let tag = self.schedule.seal_segment(self.at(0, true), self.aad, &mut out[at + PREFIX_LEN..]);
+        let tag = tag.inspect_err(|_| {
+            out[at..].zeroize();
+            out.truncate(at);
+        })?;
+        out.extend_from_slice(&tag);
+        Ok(())
+    }
+
     /// Seals segment `i`, whose plaintext stands in `out` where its ciphertext is to be. On an error `out` is wiped.
     pub(crate) fn seal_where_it_is(&self, i: usize, last: bool, out: &mut [u8]) -> Result<(), Refused> {
         put_around(out, last, |text| self.schedule.seal_segment(self.at(i, last), self.aad(i), text))
@@ -186,6 +210,7 @@ impl Segments<'_> {
 
     /// Opens one segment in place: `body` is ciphertext and tag; returns the plaintext. Nothing of a segment is
     /// released whose tag does not hold. [SEG-6]
+    #[inline]
     pub(crate) fn open_one<'b>(&self, i: usize, last: bool, body: &'b mut [u8]) -> Result<&'b mut [u8], Refused> {
         let (text, tag) = body.split_last_chunk_mut::<16>().ok_or(Refused)?;
         self.schedule.open_segment(self.at(i, last), self.aad(i), text, tag)?;

@@ -75,7 +75,16 @@ enum Step {
     /// On to the next one.
     On,
     /// A message.
-    Gives(Opened),
+    Gives(Whole),
+}
+
+/// A message of which everything is authentic. It becomes an [`Opened`] where that is handed out, and nowhere before: each time that is
+/// moved costs as much as a tenth of a small message's AEAD call.
+struct Whole {
+    plaintext: BytesMut,
+    flags: Flags,
+    context: Bytes,
+    seq: Numbered,
 }
 
 /// Takes the next message off a batch that has been checked; its payload is what is left of it.
@@ -172,26 +181,65 @@ impl ChannelOpener {
     /// [`OpenError`], and from then on [`OpenError::Failed`]. What was given before stays given.
     #[inline]
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, OpenError> {
+        self.next_or(input)
+    }
+
+    /// The same for shells with errors of their own: what it gives is made in their place.
+    #[inline(always)]
+    pub(crate) fn next_or<E: From<OpenError>>(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, E> {
         loop {
-            let opened = match take_entry(&mut self.batch) {
-                Some(entry) => entry,
-                // [CHN-14]
-                None => {
-                    let step = self.step(input).map_err(|error| self.fail(error))?;
-                    self.steps = self.steps.wrapping_add(u64::from(!matches!(step, Step::Waits)));
-                    match step {
-                        Step::Waits => return Ok(None),
-                        Step::On => continue,
-                        Step::Gives(opened) => opened,
+            if let Some(entry) = take_entry(&mut self.batch) {
+                self.count(entry.payload.is_empty())?;
+                return Ok(Some(entry));
+            }
+            // [CHN-14]
+            let step = self.step(input).map_err(|error| self.fail(error))?;
+            self.steps = self.steps.wrapping_add(u64::from(!matches!(step, Step::Waits)));
+            match step {
+                Step::Waits => return Ok(None),
+                Step::On => {}
+                Step::Gives(Whole { mut plaintext, flags, context, seq }) => {
+                    let finished = self.opener.finish(&mut plaintext, flags.padded(), seq, self.unlocked()?);
+                    let receipt = finished.map_err(|error| self.fail(error))?;
+                    self.next_seq = seq.number().checked_add(1);
+                    self.stage = if flags.last() { Stage::Closed } else { Stage::Idle };
+                    // [CHN-15]
+                    let is_notice = flags.last() && !flags.batch() && plaintext.is_empty();
+                    if !flags.batch() && !is_notice {
+                        self.count(plaintext.is_empty())?;
+                        return Ok(Some(self.unlocked()?.opened(plaintext, context, seq, receipt)));
+                    }
+                    if flags.batch() {
+                        let batch = self.unlocked()?.opened(plaintext, context, seq, receipt);
+                        self.take_batch(batch).map_err(|error| self.fail(error))?;
                     }
                 }
-            };
-            if opened.payload.is_empty() {
-                self.meters.empty.spend(self.opener.clock()).map_err(|over| self.fail(over.into()))?;
             }
-            self.delivered = self.delivered.saturating_add(1);
-            return Ok(Some(opened));
         }
+    }
+
+    /// The DEK in use; there is one as soon as a message is under way.
+    #[inline]
+    fn unlocked(&self) -> Result<&Unlocked, OpenError> {
+        self.epoch.as_ref().map(|epoch| &*epoch.unlocked).ok_or(OpenError::Failed)
+    }
+
+    /// Checks a batch that is to be handed out.
+    fn take_batch(&mut self, batch: Opened) -> Result<(), OpenError> {
+        // [BAT-3]
+        batch::check(&batch.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
+        self.batch = Some(batch);
+        Ok(())
+    }
+
+    /// A message is handed out; those without a byte have a budget.
+    #[inline(always)]
+    fn count(&mut self, is_empty: bool) -> Result<(), OpenError> {
+        if is_empty {
+            self.meters.empty.spend(self.opener.clock()).map_err(|over| self.fail(over.into()))?;
+        }
+        self.delivered = self.delivered.saturating_add(1);
+        Ok(())
     }
 
     #[cold]
@@ -294,6 +342,7 @@ impl ChannelOpener {
     }
 
     /// Goes on by one part of a message.
+    #[inline(always)]
     fn step(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         match self.stage {
             Stage::Idle => self.begin(input),
@@ -307,6 +356,7 @@ impl ChannelOpener {
         }
     }
 
+    #[inline(always)]
     fn begin(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         let Some(first) = input.first() else { return Ok(Step::Waits) };
         if Opening::of(*first)? == Opening::FollowUp {
@@ -322,6 +372,7 @@ impl ChannelOpener {
     }
 
     /// An envelope whose block is all there: the first message, or a renewal.
+    #[inline(never)]
     fn enter(&mut self, input: &mut BytesMut, block_len: usize, dek: Option<&Dek>) -> Result<Step, OpenError> {
         let limits = &self.opener.policy().limits;
         let (raw, rest) = input.split_at_checked(block_len).ok_or(OpenError::Failed)?;
@@ -337,7 +388,7 @@ impl ChannelOpener {
             self.meters.envelopes.spend(self.opener.clock())?;
         }
         let mut trials = 0;
-        let covers = Covers::Channel { acceptor: head.flags.acceptor, binding: &self.binding };
+        let covers = Covers::Channel { acceptor: head.flags.acceptor(), binding: &self.binding };
         let unlocked = self.opener.unlock(raw, &block, None, covers, dek, &mut trials);
         let _ = self.meters.envelopes.spend_some(trials.saturating_sub(1), self.opener.clock());
         let unlocked = match unlocked {
@@ -361,6 +412,7 @@ impl ChannelOpener {
         Ok(Step::On)
     }
 
+    #[inline(always)]
     fn follow_up(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         // [CHN-3]
         let Some(epoch) = &self.epoch else {
@@ -391,17 +443,18 @@ impl ChannelOpener {
         };
         // Most follow-ups are one segment that is all there, and need not be put away in between.
         self.admit(head.flags, head.context, 0, prefix, prefix.ciphertext.into())?;
-        let (flags, seq, context) = (head.flags, head.seq, Bytes::copy_from_slice(head.context));
+        let (flags, seq, context) = (head.flags, head.seq, kept(head.context));
         let body_at = follow_up.encoded_len().saturating_add(PREFIX_LEN);
         let mut body = input.split_to(body_at.saturating_add(prefix.body_len()));
         body.advance(body_at);
         let segments = Segments { schedule: &epoch.unlocked.schedule, seq, aad: &self.aad };
         segments.open_one(0, true, &mut body).map_err(|_| OpenError::Segment { index: 0 })?;
         body.truncate(prefix.ciphertext_len());
-        self.deliver(body, flags, context, Numbered::FollowUp(seq))
+        Ok(Step::Gives(Whole { plaintext: body, flags, context, seq: Numbered::FollowUp(seq) }))
     }
 
     /// Whether a segment may be decrypted, which makes `received` bytes of its message: policy and limits.
+    #[inline]
     fn admit(&self, flags: Flags, context: &[u8], segment: u64, prefix: SegmentPrefix, received: u64) -> Result<(), OpenError> {
         let policy = self.opener.policy();
         if segment == 0 && !is_notice(flags, prefix) {
@@ -414,11 +467,11 @@ impl ChannelOpener {
 
     fn check_flags(&self, flags: Flags, at: u64) -> Result<(), ParseError> {
         // [CHN-1]
-        if !flags.channel {
+        if !flags.channel() {
             return Err(ParseError::malformed("flags", at, "a message on a channel without the channel flag"));
         }
         // [CHN-10]
-        if flags.acceptor == (self.role == Role::Acceptor) {
+        if flags.acceptor() == (self.role == Role::Acceptor) {
             return Err(ParseError::malformed("flags", at, "a message from the receiver's own side"));
         }
         Ok(())
@@ -479,28 +532,11 @@ impl ChannelOpener {
         };
         let plaintext = if partial.next_segment == 1 { body } else { std::mem::take(&mut partial.plaintext) };
         let numbered = if partial.envelope { Numbered::Envelope(partial.seq) } else { Numbered::FollowUp(partial.seq) };
-        let step = self.deliver(plaintext, partial.flags, std::mem::take(&mut partial.context), numbered)?;
         if partial.large {
             *input = BytesMut::from(&input[..]);
         }
-        Ok(step)
-    }
-
-    /// All of a message is authentic: off with the padding, apart with a batch, and on to the next.
-    fn deliver(&mut self, plaintext: BytesMut, flags: Flags, context: Bytes, numbered: Numbered) -> Result<Step, OpenError> {
-        let epoch = self.epoch.as_ref().ok_or(OpenError::Failed)?;
-        let opened = self.opener.finish(plaintext, flags.padded, context, numbered, &epoch.unlocked)?;
-        self.next_seq = opened.seq.checked_add(1);
-        self.stage = if flags.last { Stage::Closed } else { Stage::Idle };
-        if flags.batch {
-            // [BAT-3]
-            batch::check(&opened.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
-            self.batch = Some(opened);
-            return Ok(Step::On);
-        }
-        // [CHN-15]
-        let is_notice = flags.last && opened.payload.is_empty();
-        Ok(if is_notice { Step::On } else { Step::Gives(opened) })
+        let (flags, context) = (partial.flags, std::mem::take(&mut partial.context));
+        Ok(Step::Gives(Whole { plaintext, flags, context, seq: numbered }))
     }
 }
 
@@ -510,7 +546,7 @@ impl Partial {
             envelope,
             seq: head.seq,
             flags: head.flags,
-            context: Bytes::copy_from_slice(head.context),
+            context: kept(head.context),
             next_segment: 0,
             received: 0,
             plaintext: BytesMut::new(),
@@ -536,6 +572,12 @@ impl Partial {
     }
 }
 
+/// A context, for longer than the buffer that it stands in.
+#[inline]
+fn kept(context: &[u8]) -> Bytes {
+    if context.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(context) }
+}
+
 /// Makes room for `n` bytes more. Growing by itself would leave plaintext behind in the old place.
 fn grow(plaintext: &mut BytesMut, n: usize) {
     let needed = plaintext.len().saturating_add(n);
@@ -550,8 +592,8 @@ fn grow(plaintext: &mut BytesMut, n: usize) {
 /// Whether a message whose first segment this is can only be a notice of the end, which is not delivered and has no context to
 /// expect: nothing in it, or nothing but the length that padding ends with.
 fn is_notice(flags: Flags, first: SegmentPrefix) -> bool {
-    let empty = if flags.padded { 8 } else { 0 };
-    flags.last && !flags.batch && first.last && first.ciphertext == empty
+    let empty = if flags.padded() { 8 } else { 0 };
+    flags.last() && !flags.batch() && first.last && first.ciphertext == empty
 }
 
 #[cfg(test)]

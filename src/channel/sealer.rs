@@ -109,10 +109,10 @@ impl ChannelSealer {
     /// # Errors
     /// As [`seal`](Self::seal).
     pub fn seal_last(&mut self, context: &[u8], payload: &[u8], out: &mut BytesMut) -> Result<(), SealError> {
-        let flags = Flags { last: true, ..Flags::default() };
+        let flags = Flags::LAST;
         if payload.is_empty() {
             // A last message with nothing in it is a notice and is not delivered; an empty one in a batch is. [CHN-13]
-            return self.append(context, &[0; 4], Flags { batch: true, ..flags }, out);
+            return self.append(context, &[0; 4], flags | Flags::BATCH, out);
         }
         self.append(context, payload, flags, out)
     }
@@ -122,7 +122,7 @@ impl ChannelSealer {
     /// # Errors
     /// As [`seal`](Self::seal).
     pub fn finish(&mut self, out: &mut BytesMut) -> Result<(), SealError> {
-        self.append(&[], &[], Flags { last: true, ..Flags::default() }, out)
+        self.append(&[], &[], Flags::LAST, out)
     }
 
     /// Makes the next message a renewal: a new DEK, wrapped anew.
@@ -145,8 +145,8 @@ impl ChannelSealer {
 
     fn append(&mut self, context: &[u8], payload: &[u8], flags: Flags, out: &mut BytesMut) -> Result<(), SealError> {
         let plaintext = self.plaintext(payload)?;
-        let sending = self.start(context, plaintext.len(), Flags { padded: plaintext.is_padded(), ..flags })?;
-        sending.started.append(out, |i, part| self.put_part(&sending, context, &plaintext, i, part))
+        let sending = self.start(context, plaintext.len(), flags.with(Flags::PADDED, plaintext.is_padded()))?;
+        self.put(&sending, |epoch, aad| epoch.append(&sending.started, sending.front(context), &plaintext, aad, out))
     }
 
     /// A payload as it is sealed here.
@@ -171,6 +171,7 @@ impl ChannelSealer {
     }
 
     /// Gives a message of `len` bytes of plaintext its number. From here on the channel has failed unless all its parts follow.
+    #[inline(always)]
     pub(crate) fn start(&mut self, context: &[u8], len: usize, flags: Flags) -> Result<Sending, SealError> {
         match self.state {
             State::Open => {}
@@ -183,13 +184,13 @@ impl ChannelSealer {
         // [LIM-4]
         check_context(context, &self.sealer.settings.limits)?;
         let (lead, chain) = self.ready_epoch(len)?;
-        let flags = Flags { channel: true, acceptor: self.role == Role::Acceptor, ..flags };
+        let flags = (flags | Flags::CHANNEL).with(Flags::ACCEPTOR, self.role == Role::Acceptor);
         let front = Front { lead, flags, context };
         let message = Message { front, chain: chain.as_ref(), binding: &self.binding };
         let epoch = self.epoch.as_mut().ok_or(SealError::Failed)?;
         self.state = State::Failed;
         let started = epoch.begin(&message, len, self.sealer.settings.segment_log2, &mut self.aad)?;
-        self.state = if flags.last { State::Closed } else { State::Open };
+        self.state = if flags.last() { State::Closed } else { State::Open };
         Ok(Sending { lead, flags, started })
     }
 
@@ -211,6 +212,7 @@ impl ChannelSealer {
         self.put(sending, |epoch, aad| epoch.put_around(&sending.started, sending.front(context), aad, out))
     }
 
+    #[inline]
     fn put(&mut self, sending: &Sending, put: impl FnOnce(&Epoch, &[u8]) -> Result<(), SealError>) -> Result<(), SealError> {
         let sealed = put(self.epoch.as_ref().ok_or(SealError::Failed)?, &self.aad);
         // It may hold the chain, and is needed for the first segment alone.
@@ -225,6 +227,7 @@ impl ChannelSealer {
 
     /// Makes sure that there is an epoch that may seal `len` bytes more; tells how the message begins, and the chain
     /// of the epoch before where it renews one.
+    #[inline]
     fn ready_epoch(&mut self, len: usize) -> Result<(Lead, Option<Secret32>), SealError> {
         let covers = Covers::Channel { acceptor: self.role == Role::Acceptor, binding: &self.binding };
         if self.sealer.settings.signs_messages {

@@ -156,7 +156,7 @@ impl Head {
         let base = len64(block.len());
         let parsed = MessageHead::parse(&mut Reader::new(&bytes, base), &Limits::default())?;
         parsed.check_under(options, base)?;
-        if parsed.flags.channel {
+        if parsed.flags.channel() {
             return Err(Failure::new(Code::Malformed, "it is a recorded channel; only single envelopes can be rewrapped"));
         }
         let segment_log2 = parsed.segment_log2;

@@ -39,7 +39,7 @@ impl Decoder for OpeningCodec {
     type Error = CodecError;
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, CodecError> {
-        Ok(self.0.next(input)?)
+        self.0.next_or(input)
     }
 
     fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Opened>, CodecError> {

@@ -159,7 +159,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
             self.waiting = Waiting::One(payload);
             return Ok(());
         }
-        let sending = self.channel.start(&self.context, len, Flags { padded: self.channel.settings().pad, ..Flags::default() });
+        let sending = self.channel.start(&self.context, len, Flags::default().with(Flags::PADDED, self.channel.settings().pad));
         let sending = self.settle(sending)?;
         self.long = Some(Long { sending, context: self.context.clone(), payload, next: 0 });
         if sending.parts() == 1 {
@@ -223,7 +223,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
 
     fn seal_one(&mut self, payload: &[u8], flags: Flags) -> Result<(), SealError> {
         let plaintext = self.channel.plaintext(payload)?;
-        let flags = Flags { padded: plaintext.is_padded(), ..flags };
+        let flags = flags.with(Flags::PADDED, plaintext.is_padded());
         let sending = self.channel.start(&self.context, plaintext.len(), flags)?;
         let len = sending.part_len(0);
         self.channel.put_part(&sending, &self.context, &plaintext, 0, self.out.room(len))?;
@@ -241,7 +241,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
             self.out.gather(&len64(len).to_be_bytes());
         }
         let plaintext = self.out.gathered() - front;
-        let flags = Flags { batch: true, padded: pad, ..Flags::default() };
+        let flags = Flags::BATCH.with(Flags::PADDED, pad);
         let sending = self.channel.start(&self.context, plaintext, flags)?;
         let wanted = sending.front_len() + PREFIX_LEN;
         if wanted != front {
@@ -353,7 +353,7 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for SealedSink<W> {
                 ready!(self.poll_drain(WINDOW, cx))?;
             }
             self.context = Bytes::new();
-            let last = self.seal_one(&[], Flags { last: true, ..Flags::default() });
+            let last = self.seal_one(&[], Flags::LAST);
             self.settle(last)?;
             self.ending = Ending::Last;
         }

@@ -38,6 +38,7 @@ fn seal_time(aead: Aead) -> Duration {
 }
 
 /// `seq 8 ‖ (segment·2 + final) 4` (spec 5.3). [KEY-7] `segment` is below 2^31.
+#[inline]
 pub(crate) fn nonce(seq: u64, segment: u64, last: bool) -> Result<[u8; 12], Refused> {
     let counter = segment.checked_mul(2).and_then(|n| n.checked_add(u64::from(last))).ok_or(Refused)?;
     let counter = u32::try_from(counter).map_err(|_| Refused)?;

@@ -69,11 +69,13 @@ impl Schedule {
     }
 
     /// Encrypts a segment in place and returns its tag.
+    #[inline]
     pub(crate) fn seal_segment(&self, at: SegmentAt, aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
         self.payload.seal(&self.nonce(at)?, aad, text)
     }
 
     /// Encrypts a segment on its way from `from` to `to`, of the same length, and returns its tag.
+    #[inline]
     pub(crate) fn seal_segment_from(
         &self,
         at: SegmentAt,
@@ -85,6 +87,7 @@ impl Schedule {
     }
 
     /// The nonce of a segment that is sealed now.
+    #[inline]
     fn nonce(&self, at: SegmentAt) -> Result<[u8; 12], Refused> {
         let nonce = at.nonce()?;
         #[cfg(feature = "testing")]
@@ -93,6 +96,7 @@ impl Schedule {
     }
 
     /// Decrypts a segment in place; on failure `text` is still the ciphertext.
+    #[inline]
     pub(crate) fn open_segment(&self, at: SegmentAt, aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
         self.payload.open(&at.nonce()?, aad, text, tag)
     }
@@ -118,6 +122,7 @@ pub(crate) struct SegmentAt {
 }
 
 impl SegmentAt {
+    #[inline]
     fn nonce(self) -> Result<[u8; 12], Refused> {
         nonce(self.seq, self.index, self.last)
     }

@@ -20,11 +20,13 @@ pub(super) struct Cache {
 
 #[derive(Default)]
 struct Kept {
-    entries: HashMap<Box<[u8]>, Entry>,
+    /// By header_mac, which costs less to hash than the block that it stands for; every byte is compared.
+    entries: HashMap<[u8; 32], Entry>,
     bytes: usize,
 }
 
 struct Entry {
+    raw: Box<[u8]>,
     unlocked: Arc<Unlocked>,
     since: Moment,
     used: AtomicU64,
@@ -38,7 +40,7 @@ impl Cache {
     /// The DEK of exactly this block, if it is not too old. [USE-2]
     pub(super) fn get(&self, raw: &[u8], clock: &Clock) -> Option<Arc<Unlocked>> {
         let kept = self.read();
-        let entry = kept.entries.get(raw)?;
+        let entry = kept.entries.get(raw.last_chunk::<32>()?).filter(|entry| *entry.raw == *raw)?;
         if clock.since(entry.since) >= self.policy.age {
             return None;
         }
@@ -47,17 +49,15 @@ impl Cache {
     }
 
     pub(super) fn insert(&self, raw: &[u8], unlocked: Arc<Unlocked>, now: Moment) {
-        if self.policy.deks == 0 || raw.len() > self.policy.bytes {
-            return;
-        }
+        let Some(name) = raw.last_chunk().filter(|_| self.policy.deks > 0 && raw.len() <= self.policy.bytes) else { return };
         let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
         let mut kept = self.write();
-        kept.remove(raw);
+        kept.remove(name);
         while kept.entries.len() >= self.policy.deks || kept.bytes + raw.len() > self.policy.bytes {
             kept.evict();
         }
         kept.bytes += raw.len();
-        kept.entries.insert(raw.into(), Entry { unlocked, since: now, used });
+        kept.entries.insert(*name, Entry { raw: raw.into(), unlocked, since: now, used });
     }
 
     // Every change leaves the map whole, also where another thread panicked with the lock held.
@@ -71,17 +71,17 @@ impl Cache {
 }
 
 impl Kept {
-    fn remove(&mut self, raw: &[u8]) {
-        if self.entries.remove(raw).is_some() {
-            self.bytes -= raw.len();
+    fn remove(&mut self, name: &[u8; 32]) {
+        if let Some(entry) = self.entries.remove(name) {
+            self.bytes -= entry.raw.len();
         }
     }
 
     /// Lets go of what has been of no use for longest.
     fn evict(&mut self) {
         let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
-        if let Some(raw) = oldest.map(|(raw, _)| raw.clone()) {
-            self.remove(&raw);
+        if let Some(name) = oldest.map(|(name, _)| *name) {
+            self.remove(&name);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     crypto::{Secret32, schedule::Schedule},
     payload::{Plaintext, Segments},
     platform::Moment,
-    wire::{FOLLOW_UP_HEAD_LEN, Flags, FollowUpHead, MESSAGE_HEAD_LEN, MessageHead, SegmentPlan, len64},
+    wire::{FOLLOW_UP_HEAD_LEN, Flags, FollowUpHead, MESSAGE_HEAD_LEN, MessageHead, PREFIX_LEN, SegmentPlan, TAG_LEN, len64},
 };
 
 /// How a message begins.
@@ -18,6 +18,9 @@ pub(crate) enum Lead {
     Detached,
     FollowUp,
 }
+
+/// Bytes of a small payload: always one segment.
+const SMALL: usize = 1024;
 
 /// What a message says about itself before its first segment.
 #[derive(Clone, Copy)]
@@ -64,8 +67,28 @@ impl Epoch {
     ) -> Result<(), SealError> {
         let begun = self.begin(message, plaintext.len(), segment_log2, aad)?;
         let start = out.len();
-        begun.append(out, |i, part| self.put_part(&begun, message.front, &plaintext, i, aad, part))?;
+        self.append(&begun, message.front, &plaintext, aad, out)?;
         self.sign(message, &mut out[start..]).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Appends all parts of a message. On an error `out` is as it was.
+    #[inline]
+    pub(crate) fn append(
+        &self,
+        begun: &Started,
+        says: Front<'_>,
+        plaintext: &Plaintext<'_>,
+        aad: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), SealError> {
+        let Some(payload) = plaintext.alone(SMALL) else {
+            return begun.append(out, |i, part| self.put_part(begun, says, plaintext, i, aad, part));
+        };
+        let start = out.len();
+        out.reserve(begun.front + payload.len() + PREFIX_LEN + TAG_LEN);
+        self.put_front(says, begun, out);
+        let segments = Segments { schedule: &self.schedule, seq: begun.seq, aad };
+        Ok(segments.append_only(payload, out).inspect_err(|_| out.truncate(start))?)
     }
 
     /// Writes part `i` of a message to `out`, which is as long as [`Started::part_len`]: segment `i`, and what stands before the first.
@@ -123,6 +146,7 @@ impl Epoch {
     }
 
     /// What every message begins with: its plan, its `seq`, and the AAD of its first segment.
+    #[inline(always)]
     pub(crate) fn begin(
         &mut self,
         message: &Message<'_>,
@@ -138,6 +162,7 @@ impl Epoch {
         Ok(Started { plan, seq, segment_log2, front: self.front_len(message.front) })
     }
 
+    #[inline]
     fn consume_seq(&mut self, len: usize) -> Result<u64, SealError> {
         // [KEY-3] [KEY-4]
         let seq = self.next_seq.ok_or(SealError::SequenceExhausted)?;
@@ -148,6 +173,7 @@ impl Epoch {
     }
 
     /// Bytes that stand before a message's first segment.
+    #[inline]
     fn front_len(&self, says: Front<'_>) -> usize {
         says.context.len()
             + match says.lead {
@@ -157,6 +183,7 @@ impl Epoch {
             }
     }
 
+    #[inline]
     fn put_front(&self, says: Front<'_>, begun: &Started, out: &mut impl BufMut) {
         let Front { lead, flags, context } = says;
         if lead == Lead::Envelope {
@@ -211,13 +238,16 @@ impl Started {
 
 /// The AAD of segment 0 (spec 5.4), in one form for envelopes and follow-ups:
 /// `seq ‖ segment_log2 ‖ flags ‖ context_len ‖ context ‖ chain if renewal ‖ binding`.
+#[inline]
 pub(crate) fn build_aad(aad: &mut Vec<u8>, head: &MessageHead<'_>, chain: Option<&Secret32>, binding: &[u8]) {
     aad.clear();
     head.encode(aad);
     if let Some(chain) = chain {
         aad.extend(chain.bytes());
     }
-    aad.extend(binding);
+    if !binding.is_empty() {
+        aad.extend(binding);
+    }
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ impl Sealer {
     /// [`SealError`]; `out` is then as it was.
     pub fn seal_into(&mut self, context: &[u8], payload: &[u8], out: &mut BytesMut) -> Result<(), SealError> {
         let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
-        let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
+        let flags = Flags::default().with(Flags::PADDED, plaintext.is_padded());
         self.ready_epoch(context, plaintext.len())?;
         let Self { settings, epoch: Some(epoch), aad, .. } = self else { return Err(SealError::Failed) };
         let message = Message { front: Front { lead: Lead::Envelope, flags, context }, chain: None, binding: &settings.binding };
@@ -180,7 +180,7 @@ impl Sealer {
     /// [`SealError`]; nothing leaves.
     pub fn seal_detached(&mut self, context: &[u8], payload: &[u8]) -> Result<Sealed, SealError> {
         let plaintext = Plaintext::new(payload, self.settings.pad, &self.settings.limits)?;
-        let flags = Flags { padded: plaintext.is_padded(), ..Flags::default() };
+        let flags = Flags::default().with(Flags::PADDED, plaintext.is_padded());
         self.ready_epoch(context, plaintext.len())?;
         let Self { settings, epoch: Some(epoch), aad, .. } = self else { return Err(SealError::Failed) };
         let message = Message { front: Front { lead: Lead::Detached, flags, context }, chain: None, binding: &settings.binding };
@@ -198,7 +198,7 @@ impl Sealer {
     pub fn seal_in_place(&mut self, context: &[u8], buffer: &mut BytesMut) -> Result<(), SealError> {
         let plaintext = Plaintext::new(buffer, self.settings.pad, &self.settings.limits)?;
         let (len, payload, padded) = (plaintext.len(), buffer.len(), plaintext.is_padded());
-        let flags = Flags { padded, ..Flags::default() };
+        let flags = Flags::default().with(Flags::PADDED, padded);
         self.ready_epoch(context, len)?;
         let Self { settings, epoch: Some(epoch), aad, .. } = self else { return Err(SealError::Failed) };
         if padded {
@@ -255,7 +255,7 @@ impl Sealer {
         let Epoch { block, unsigned, schedule, .. } = self.fresh_epoch(STREAM_SEQ, Covers::Dek)?;
         let SealerBuilder { pad, segment_log2, binding, .. } = &self.settings;
         // [KEY-3] The DEK is not used for anything else, so its first number is used up.
-        let flags = Flags { padded: *pad, ..Flags::default() };
+        let flags = Flags::default().with(Flags::PADDED, *pad);
         let head = MessageHead { seq: STREAM_SEQ, segment_log2: *segment_log2, flags, context };
         let (mut aad, mut bytes) = (Vec::new(), Vec::with_capacity(head.encoded_len()));
         build_aad(&mut aad, &head, None, binding);

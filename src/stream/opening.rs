@@ -221,7 +221,7 @@ impl Opening {
         LimitExceeded::check("segment", 1 << head.segment_log2, limits.segment).map_err(ParseError::from)?;
         let unlocked = opener.unlock(raw, &block, Some(head.context), Covers::Dek, None, &mut 0)?;
         opener.check_room(&unlocked, head.seq)?;
-        let (seq, segment_log2, padded) = (head.seq, head.segment_log2, head.flags.padded);
+        let (seq, segment_log2, padded) = (head.seq, head.segment_log2, head.flags.padded());
         let context = Bytes::copy_from_slice(head.context);
         let front = base + len64(bytes.len());
         let aad = [&bytes[..], &opener.policy().binding].concat();

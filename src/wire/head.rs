@@ -1,5 +1,7 @@
 //! Message head and follow-up head (spec 4): what a message says about itself.
 
+use std::fmt;
+
 use bytes::BufMut;
 
 use super::{LimitExceeded, Limits, Options, ParseError, Reader, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, len64};
@@ -35,22 +37,30 @@ impl Opening {
     }
 }
 
-/// The flags of a message (spec 4.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags {
-    /// The sender closes the channel with this message.
-    pub last: bool,
-    /// The plaintext is padded to a Padmé length.
-    pub padded: bool,
-    /// The payload is several small messages.
-    pub batch: bool,
-    /// The message belongs to a channel.
-    pub channel: bool,
-    /// Sent by the side that accepted the connection.
-    pub acceptor: bool,
-}
+/// The flags of a message (spec 4.3), as their byte on the wire: it is copied about for every message.
+///
+/// ```
+/// use sealwire::wire::Flags;
+/// let flags = Flags::CHANNEL | Flags::LAST;
+/// assert!(flags.last() && flags.channel() && !flags.padded());
+/// assert_eq!(flags.byte(), 0b1001);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(u8);
 
 impl Flags {
+    /// The sender closes the channel with this message.
+    pub const LAST: Self = Self(1);
+    /// The plaintext is padded to a Padmé length.
+    pub const PADDED: Self = Self(1 << 1);
+    /// The payload is several small messages.
+    pub const BATCH: Self = Self(1 << 2);
+    /// The message belongs to a channel.
+    pub const CHANNEL: Self = Self(1 << 3);
+    /// Sent by the side that accepted the connection.
+    pub const ACCEPTOR: Self = Self(1 << 4);
+
+    #[inline]
     fn parse(reader: &mut Reader<'_>) -> Result<Self, ParseError> {
         let offset = reader.offset();
         let byte = reader.u8("flags")?;
@@ -58,20 +68,84 @@ impl Flags {
         if byte & 0xe0 != 0 {
             return Err(ParseError::Unsupported { field: "flags", offset, value: byte.into() });
         }
-        let bit = |n: u8| byte & (1 << n) != 0;
-        let flags = Self { last: bit(0), padded: bit(1), batch: bit(2), channel: bit(3), acceptor: bit(4) };
+        let flags = Self(byte);
         // [HEAD-4]
-        if !flags.channel && (flags.last || flags.batch || flags.acceptor) {
+        if !flags.channel() && (flags.last() || flags.batch() || flags.acceptor()) {
             return Err(ParseError::malformed("flags", offset, "last, batch and acceptor need the channel flag"));
         }
         Ok(flags)
     }
 
+    /// Every flag of `other` too, where `set`.
+    #[must_use]
+    pub fn with(self, other: Self, set: bool) -> Self {
+        if set { self | other } else { self }
+    }
+
+    /// Whether [`LAST`](Self::LAST) is set.
+    #[must_use]
+    pub fn last(self) -> bool {
+        self.has(Self::LAST)
+    }
+
+    /// Whether [`PADDED`](Self::PADDED) is set.
+    #[must_use]
+    pub fn padded(self) -> bool {
+        self.has(Self::PADDED)
+    }
+
+    /// Whether [`BATCH`](Self::BATCH) is set.
+    #[must_use]
+    pub fn batch(self) -> bool {
+        self.has(Self::BATCH)
+    }
+
+    /// Whether [`CHANNEL`](Self::CHANNEL) is set.
+    #[must_use]
+    pub fn channel(self) -> bool {
+        self.has(Self::CHANNEL)
+    }
+
+    /// Whether [`ACCEPTOR`](Self::ACCEPTOR) is set.
+    #[must_use]
+    pub fn acceptor(self) -> bool {
+        self.has(Self::ACCEPTOR)
+    }
+
+    fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
     /// The byte on the wire.
     #[must_use]
     pub fn byte(self) -> u8 {
-        let Self { last, padded, batch, channel, acceptor } = self;
-        (0u8..).zip([last, padded, batch, channel, acceptor]).map(|(n, set)| u8::from(set) << n).sum()
+        self.0
+    }
+
+    /// The names of the flags that are set, in the order of their bits.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (Self::LAST, "last"),
+            (Self::PADDED, "padded"),
+            (Self::BATCH, "batch"),
+            (Self::CHANNEL, "channel"),
+            (Self::ACCEPTOR, "acceptor"),
+        ];
+        all.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
+    }
+}
+
+impl std::ops::BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
     }
 }
 
@@ -112,7 +186,7 @@ impl<'a> MessageHead<'a> {
     /// [`ParseError::Malformed`] where the block's proof covers one message and this cannot be it.
     pub fn check_under(&self, options: Options, at: u64) -> Result<(), ParseError> {
         // [HEAD-5]
-        if options.proof_covers_message && self.flags.channel {
+        if options.proof_covers_message && self.flags.channel() {
             return Err(ParseError::malformed("flags", at.saturating_add(9), "a channel under a proof of one message"));
         }
         if options.proof_covers_message && self.seq != 0 {
@@ -127,7 +201,7 @@ impl<'a> MessageHead<'a> {
     /// [`ParseError::Malformed`] for a message of a channel; as [`check_under`](Self::check_under).
     pub fn check_alone(&self, options: Options, at: u64) -> Result<(), ParseError> {
         // [CHN-2]
-        if self.flags.channel {
+        if self.flags.channel() {
             let why = "a message of a channel opens only in its channel";
             return Err(ParseError::malformed("flags", at.saturating_add(9), why));
         }
@@ -135,11 +209,15 @@ impl<'a> MessageHead<'a> {
     }
 
     /// Appends the head. A context of more than 65,535 bytes has met a limit before.
+    #[inline]
     pub fn encode(&self, out: &mut impl BufMut) {
         out.put_slice(&self.fixed_part());
-        out.put_slice(self.context);
+        if !self.context.is_empty() {
+            out.put_slice(self.context);
+        }
     }
 
+    #[inline]
     fn fixed_part(&self) -> [u8; MESSAGE_HEAD_LEN] {
         let [s0, s1, s2, s3, s4, s5, s6, s7] = self.seq.to_be_bytes();
         let [high, low] = context_len(self.context);
@@ -167,6 +245,7 @@ impl<'a> FollowUpHead<'a> {
     ///
     /// # Errors
     /// [`ParseError`] naming the field.
+    #[inline]
     pub fn parse(reader: &mut Reader<'a>, limits: &Limits) -> Result<Self, ParseError> {
         let offset = reader.offset();
         let kind = reader.u8("type")?;
@@ -177,7 +256,7 @@ impl<'a> FollowUpHead<'a> {
         let offset = reader.offset();
         let flags = Flags::parse(reader)?;
         // [CHN-1]
-        if !flags.channel {
+        if !flags.channel() {
             return Err(ParseError::malformed("flags", offset, "a follow-up without the channel flag"));
         }
         let context = parse_context(reader, limits)?;
@@ -185,10 +264,13 @@ impl<'a> FollowUpHead<'a> {
     }
 
     /// Appends the head, type byte included.
+    #[inline]
     pub fn encode(&self, out: &mut impl BufMut) {
         let [high, low] = context_len(self.context);
         out.put_slice(&[FOLLOW_UP, self.flags.byte(), high, low]);
-        out.put_slice(self.context);
+        if !self.context.is_empty() {
+            out.put_slice(self.context);
+        }
     }
 
     /// Bytes of the encoded head.
@@ -198,6 +280,7 @@ impl<'a> FollowUpHead<'a> {
     }
 }
 
+#[inline]
 fn parse_context<'a>(reader: &mut Reader<'a>, limits: &Limits) -> Result<&'a [u8], ParseError> {
     let len = reader.u16("context_len")?;
     // [LIM-2]
@@ -265,7 +348,7 @@ mod tests {
     #[test]
     fn a_follow_up_head_is_strict() {
         let parse = |bytes: &[u8]| FollowUpHead::parse(&mut Reader::new(bytes, 0), &Limits::default()).map(|h| h.flags);
-        assert!(parse(&[1, 0x08, 0, 0]).unwrap().channel);
+        assert!(parse(&[1, 0x08, 0, 0]).unwrap().channel());
         assert!(matches!(parse(&[2, 0x08, 0, 0]), Err(ParseError::Unsupported { field: "type", .. })));
         assert!(matches!(parse(&[1, 0x00, 0, 0]), Err(ParseError::Malformed { field: "flags", .. })));
         assert!(matches!(parse(&[1, 0x48, 0, 0]), Err(ParseError::Unsupported { field: "flags", .. })));

@@ -288,14 +288,7 @@ fn options_meaning(block: &DekBlock<'_>) -> String {
 fn head_meaning(name: &str, flags: super::Flags, context: &[u8]) -> String {
     match name {
         "flags" => {
-            let all = [
-                (flags.last, "last"),
-                (flags.padded, "padded"),
-                (flags.batch, "batch"),
-                (flags.channel, "channel"),
-                (flags.acceptor, "acceptor"),
-            ];
-            let set: Vec<_> = all.iter().filter(|(set, _)| *set).map(|(_, word)| *word).collect();
+            let set: Vec<_> = flags.names().collect();
             if set.is_empty() { "none".into() } else { set.join(", ") }
         }
         "context_len" => context.len().to_string(),

@@ -13,6 +13,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads `bytes`, which begin `offset` bytes into the message; running out of them is a truncation.
     #[must_use]
+    #[inline]
     pub fn new(bytes: &'a [u8], offset: u64) -> Self {
         Self { rest: bytes, offset, enclosed: false }
     }
@@ -26,12 +27,14 @@ impl<'a> Reader<'a> {
 
     /// Bytes from the start of the message to the next field.
     #[must_use]
+    #[inline]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// What has not been read.
     #[must_use]
+    #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -40,6 +43,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`ParseError::Truncated`], or [`ParseError::Malformed`] inside an enclosing length.
+    #[inline]
     pub fn take(&mut self, n: usize, field: &'static str) -> Result<&'a [u8], ParseError> {
         let Some((head, rest)) = self.rest.split_at_checked(n) else {
             return Err(self.short(n, field));
@@ -53,6 +57,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// As [`take`](Self::take).
+    #[inline]
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<&'a [u8; N], ParseError> {
         let taken = self.take(N, field)?.first_chunk();
         taken.ok_or_else(|| self.short(N, field))
@@ -62,6 +67,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// As [`take`](Self::take).
+    #[inline]
     pub fn u8(&mut self, field: &'static str) -> Result<u8, ParseError> {
         self.array::<1>(field).map(|[byte]| *byte)
     }
@@ -70,6 +76,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// As [`take`](Self::take).
+    #[inline]
     pub fn u16(&mut self, field: &'static str) -> Result<u16, ParseError> {
         self.array(field).map(|bytes| u16::from_be_bytes(*bytes))
     }
@@ -78,6 +85,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// As [`take`](Self::take).
+    #[inline]
     pub fn u32(&mut self, field: &'static str) -> Result<u32, ParseError> {
         self.array(field).map(|bytes| u32::from_be_bytes(*bytes))
     }
@@ -86,10 +94,12 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// As [`take`](Self::take).
+    #[inline]
     pub fn u64(&mut self, field: &'static str) -> Result<u64, ParseError> {
         self.array(field).map(|bytes| u64::from_be_bytes(*bytes))
     }
 
+    #[cold]
     fn short(&self, needed: usize, field: &'static str) -> ParseError {
         if self.enclosed {
             return ParseError::malformed(field, self.offset, "overruns the length that encloses it");

@@ -31,6 +31,7 @@ impl SegmentPrefix {
     ///
     /// # Errors
     /// [`ParseError::Truncated`]; [`ParseError::Malformed`] where the one encoding of a payload is broken.
+    #[inline]
     pub fn parse(reader: &mut Reader<'_>, segment: u64, segment_log2: u8) -> Result<Self, ParseError> {
         let offset = reader.offset();
         let word = reader.u32("segment prefix")?;
@@ -92,9 +93,13 @@ impl SegmentPlan {
     ///
     /// # Errors
     /// [`LimitExceeded`] where that would take more than 2^31 segments or more memory than there are addresses.
+    #[inline]
     pub fn new(plaintext: usize, segment_log2: u8) -> Result<Self, LimitExceeded> {
         let size = 1usize << segment_log2.clamp(SEGMENT_LOG2_MIN, SEGMENT_LOG2_MAX);
         let plan = Self { size, plaintext };
+        if plaintext <= size {
+            return Ok(plan);
+        }
         // [SEG-5]
         LimitExceeded::check("segments", super::len64(plan.segments()), MAX_SEGMENTS)?;
         if plan.checked_sealed_len().is_none() {

@@ -26,6 +26,7 @@ impl AeadKey {
     }
 
     /// Encrypts `text` in place and returns the tag.
+    #[inline]
     pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
         let mut tag = [0; TAG_LEN];
         let nonce = Nonce::assume_unique_for_key(*nonce);
@@ -34,6 +35,7 @@ impl AeadKey {
     }
 
     /// Encrypts `from` into `to`, of the same length, and returns the tag.
+    #[inline]
     pub(crate) fn seal_from(&self, nonce: &[u8; 12], aad: &[u8], from: &[u8], to: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
         let mut tag = [0; TAG_LEN];
         let nonce = Nonce::assume_unique_for_key(*nonce);
@@ -42,6 +44,7 @@ impl AeadKey {
     }
 
     /// Checks the tag in constant time and decrypts in place; on failure there is no plaintext in `text`.
+    #[inline]
     pub(crate) fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
         let nonce = Nonce::assume_unique_for_key(*nonce);
         if self.0.open_in_place_separate_tag(nonce, Aad::from(aad), tag, text).is_ok() {
@@ -52,6 +55,7 @@ impl AeadKey {
     }
 
     /// The same from `from` to `to`, of the same length.
+    #[inline]
     pub(crate) fn open_from(
         &self,
         nonce: &[u8; 12],
