@@ -125,10 +125,10 @@ fn header_mac(and_then: fn(&[u8], &[u8]) -> bool) -> impl FnMut(usize, &mut Rng)
     move |class, rng| {
         let value = wrong(rng);
         spoil(&mut bytes, [mac.start, mac.end - 1], class, value);
-        let Ok(Begun::NeedsDek(waiting)) = opener.begin(&bytes) else { panic!("there is no key") };
+        let Ok(Begun::NeedsDek(mut waiting)) = opener.begin(&bytes) else { panic!("there is no key") };
         let dek = Dek::import(&DEK);
         let time = time(|| {
-            let refused = waiting.supply(dek).err();
+            let refused = waiting.supply(&dek).err();
             (and_then(black_box(&bytes[mac.clone()]), black_box(&right)), refused)
         });
         spoil(&mut bytes, [mac.start, mac.end - 1], class, value);

@@ -63,9 +63,9 @@ pub mod transfer;
 pub mod wire;
 
 // Sealing: to whom, and with what.
-pub use keys::{Cmk, Dek, Fingerprint, KeyError, Recipient, SenderKey};
+pub use keys::{Cmk, DataKey, Dek, Fingerprint, KeyError, Recipient, SenderKey};
 pub use platform::EntropyError;
-pub use seal::{Reuse, SealError, Sealed, Sealer, SealerBuilder, block_name, seal};
+pub use seal::{Reuse, SealError, Sealed, Sealer, SealerBuilder, SealerPool, block_name, seal};
 // Opening: with which keys, under which policy.
 pub use keys::{DecapsulateError, Decapsulator, Keyring, NotContributory, SharedSecret};
 pub use open::{
@@ -74,7 +74,7 @@ pub use open::{
 };
 // Who has written, and what is opened at all.
 pub use keys::VerifyingKey;
-pub use open::{ExpectedContext, Policy, PolicyError, ReplayWindow, Sender, Senders, Standing};
+pub use open::{ExpectedContext, KmsKey, Policy, PolicyError, ReplayWindow, Sender, Senders, Standing};
 pub use rewrap::{Rewrap, RewrapError, rewrap};
 // Connections.
 pub use channel::{ChannelOpener, ChannelSealer, Role, reply_binding};

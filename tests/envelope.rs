@@ -388,7 +388,7 @@ fn the_cache_forgets() {
     let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let with = |cache| Opener::builder(Keyring::new()).cache(cache).testing_clock(clock.clone()).build();
     let supply = |opener: &Opener, i: usize| match opener.begin(&envelopes[i]).unwrap() {
-        Begun::NeedsDek(waiting) => assert!(waiting.supply(Dek::import(&forges[i].dek)).unwrap().open().is_ok()),
+        Begun::NeedsDek(mut waiting) => assert!(waiting.supply(&Dek::import(&forges[i].dek)).unwrap().open().is_ok()),
         Begun::Ready(_) => panic!("it should have been forgotten"),
     };
     for cache in [CachePolicy { deks: 2, ..all }, CachePolicy { bytes: 3 * 153 - 1, ..all }] {
@@ -427,7 +427,7 @@ fn the_cache_has_bounds() {
     let envelopes: Vec<_> = forges.iter().map(|forge| forge.envelope(0, 0, b"", b"x")).collect();
     let opener = |cache| Opener::builder(Keyring::new()).cache(cache).testing_clock(clock.clone()).build();
     let supply = |opener: &Opener, i: usize| match opener.begin(&envelopes[i]) {
-        Ok(Begun::NeedsDek(waiting)) => assert!(waiting.supply(Dek::import(&forges[i].dek)).is_ok()),
+        Ok(Begun::NeedsDek(mut waiting)) => assert!(waiting.supply(&Dek::import(&forges[i].dek)).is_ok()),
         _ => panic!("{i} is there"),
     };
     let kept = |opener: &Opener| -> Vec<bool> {
@@ -462,19 +462,19 @@ fn a_dek_from_elsewhere_is_checked() {
     let forge = Forge::to(&[key(1)]);
     let envelope = forge.envelope(0, 0, b"", b"x");
     let opener = Opener::new(Keyring::new());
-    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    let Begun::NeedsDek(mut waiting) = opener.begin(&envelope).unwrap() else { panic!() };
     assert!(matches!(waiting.reason(), OpenError::NoMatchingKey));
-    assert!(matches!(waiting.supply(Dek::import(&[0; 32])), Err(OpenError::HeaderMac)));
-    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
-    let opened = waiting.supply(Dek::import(&forge.dek)).unwrap().open().unwrap();
+    assert!(matches!(waiting.supply(&Dek::import(&[0; 32])), Err(OpenError::HeaderMac)));
+    let Begun::NeedsDek(mut waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    let opened = waiting.supply(&Dek::import(&forge.dek)).unwrap().open().unwrap();
     assert_eq!((&opened.payload[..], opened.key), (&b"x"[..], None));
     // It may come too late.
     let clock = Arc::new(AtomicU64::new(forge.created_at));
     let policy = Policy { max_age: Some(Duration::from_secs(60)), ..Policy::default() };
     let opener = Opener::builder(Keyring::new()).policy(policy).testing_clock(clock.clone()).build();
-    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    let Begun::NeedsDek(mut waiting) = opener.begin(&envelope).unwrap() else { panic!() };
     clock.fetch_add(361, std::sync::atomic::Ordering::SeqCst);
-    assert!(matches!(waiting.supply(Dek::import(&forge.dek)), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
+    assert!(matches!(waiting.supply(&Dek::import(&forge.dek)), Err(OpenError::Policy(PolicyError::TooOld { .. }))));
 }
 
 /// Who waits for a DEK waits for something that a DEK would mend.
@@ -497,9 +497,9 @@ fn no_dek_is_asked_for_in_vain() {
     for (keyring, forge) in [(Keyring::from(cmk(1)), &wrong), (locked, &forge)] {
         let envelope = forge.envelope(0, 0, b"", b"x");
         let opener = Opener::new(keyring);
-        let Ok(Begun::NeedsDek(waiting)) = opener.begin(&envelope) else { panic!("it waits") };
+        let Ok(Begun::NeedsDek(mut waiting)) = opener.begin(&envelope) else { panic!("it waits") };
         assert!(matches!(waiting.reason(), OpenError::HeaderMac | OpenError::KeyUnavailable(_)));
-        assert!(waiting.supply(Dek::import(&forge.dek)).unwrap().open().is_ok());
+        assert!(waiting.supply(&Dek::import(&forge.dek)).unwrap().open().is_ok());
     }
     let elsewhere = forge.signed(&[0xa1; 32], b"signed for something else").envelope(0, 0, b"", b"x");
     assert!(matches!(opener(1).begin(&elsewhere), Err(OpenError::Proof)));
@@ -526,10 +526,10 @@ fn a_block_of_externals_opens_with_a_supplied_dek() {
     forge.externals = vec![[&[3][..], b"kms", &[0, 2], b"id", &[0, 4], b"blob"].concat()];
     let envelope = forge.envelope(0, 0, b"", b"x");
     let opener = opener(1);
-    let Begun::NeedsDek(waiting) = opener.begin(&envelope).unwrap() else { panic!() };
+    let Begun::NeedsDek(mut waiting) = opener.begin(&envelope).unwrap() else { panic!() };
     let external = waiting.block().externals.iter().next().unwrap();
     assert_eq!((external.provider, external.key_ref, external.blob), ("kms", "id", &b"blob"[..]));
-    assert!(waiting.supply(Dek::import(&forge.dek)).unwrap().open().is_ok());
+    assert!(waiting.supply(&Dek::import(&forge.dek)).unwrap().open().is_ok());
 }
 
 /// Proves USE-4, USE-5.

@@ -236,8 +236,8 @@ fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
     assert_eq!(standing(&Opener::new(token)), Standing::Verified);
     let supplied = |dek: Dek| {
         let opener = Opener::new(Keyring::new());
-        let Ok(Begun::NeedsDek(waiting)) = opener.begin(&envelope) else { panic!("no key at hand") };
-        waiting.supply(dek).unwrap().open().unwrap().sender.standing()
+        let Ok(Begun::NeedsDek(mut waiting)) = opener.begin(&envelope) else { panic!("no key at hand") };
+        waiting.supply(&dek).unwrap().open().unwrap().sender.standing()
     };
     assert_eq!(supplied(Dek::import(&forge.dek)), Standing::Group);
     assert_eq!(supplied(Dek::import(&forge.dek).mine_alone()), Standing::Verified);
@@ -253,12 +253,12 @@ fn a_supplied_dek_is_not_taken_from_the_cache() {
         Begun::NeedsDek(waiting) => waiting,
         Begun::Ready(_) => panic!("no key at hand"),
     };
-    let (wrong, mine, theirs) = (waiting(), waiting(), waiting());
+    let (mut wrong, mut mine, mut theirs) = (waiting(), waiting(), waiting());
     let standing = |opened: Result<Opened, _>| opened.unwrap().sender.standing();
-    assert_eq!(standing(theirs.supply(Dek::import(&forge.dek)).unwrap().open()), Standing::Group);
+    assert_eq!(standing(theirs.supply(&Dek::import(&forge.dek)).unwrap().open()), Standing::Group);
     assert!(opener.open(&envelope).is_ok(), "from the cache");
-    assert!(matches!(wrong.supply(Dek::import(&[0; 32])), Err(OpenError::HeaderMac)));
-    assert_eq!(standing(mine.supply(Dek::import(&forge.dek).mine_alone()).unwrap().open()), Standing::Verified);
+    assert!(matches!(wrong.supply(&Dek::import(&[0; 32])), Err(OpenError::HeaderMac)));
+    assert_eq!(standing(mine.supply(&Dek::import(&forge.dek).mine_alone()).unwrap().open()), Standing::Verified);
 }
 
 /// Proves PRF-3: a block that the cache knows from an envelope is a stranger on a channel, and the other way round.

@@ -10,8 +10,8 @@ use crate::{
     payload::{Segments, ZeroizeAll},
     seal::build_aad,
     wire::{
-        DekBlock, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, PREFIX_LEN, ParseError, Reader, SegmentPrefix, batch,
-        len64,
+        DekBlock, External, Flags, FollowUpHead, LimitExceeded, MessageHead, Opening, PREFIX_LEN, ParseError, Reader,
+        SegmentPrefix, batch, len64,
     },
 };
 
@@ -43,6 +43,8 @@ pub struct ChannelOpener {
     epochs: u64,
     /// Parts that have been read.
     steps: u64,
+    /// DEKs that were supplied for the block that waits.
+    trials: u64,
     /// The AAD of the message under way.
     aad: Vec<u8>,
 }
@@ -146,6 +148,7 @@ impl ChannelOpener {
             epochs: 0,
             opener,
             steps: 0,
+            trials: 0,
             aad: Vec::new(),
         }
     }
@@ -328,17 +331,31 @@ impl ChannelOpener {
         }
     }
 
-    /// Goes on with a DEK from elsewhere; [`next`](Self::next) follows with the same `input`.
+    /// The externals of that block whose KMS may be asked, as [`NeedsDek::externals`](crate::NeedsDek::externals).
+    #[must_use]
+    pub fn externals<'a>(&self, input: &'a [u8]) -> Vec<External<'a>> {
+        let policy = self.opener.policy();
+        let block = self.needs_dek(input).and_then(|raw| DekBlock::parse(raw, &policy.limits).ok());
+        block.map_or_else(Vec::new, |(_, block)| policy.named(&block).collect())
+    }
+
+    /// Goes on with a DEK from elsewhere; [`next`](Self::next) follows with the same `input`. Where it is not the block's, another may
+    /// follow, that of the next external: each is a trial.
     ///
     /// # Errors
-    /// [`OpenError::HeaderMac`] when it is not the block's; the channel has then failed.
+    /// [`OpenError::HeaderMac`] when it is not the block's; the channel still waits. With every other error, and past the limit on trials,
+    /// it has failed.
     pub fn supply(&mut self, input: &mut BytesMut, dek: &Dek) -> Result<(), OpenError> {
         let Stage::NeedsDek(len) = self.stage else { return Ok(()) };
-        let supplied = self.enter(input, len, Some(dek));
-        if supplied.is_err() {
-            self.stage = Stage::Failed;
+        let mut trials = self.trials;
+        let supplied = self.opener.clone().try_dek(&mut trials, |_| self.enter(input, len, Some(dek)).map(|_| ()));
+        self.trials = if supplied.is_ok() { 0 } else { trials };
+        match supplied {
+            Err(OpenError::HeaderMac) => self.stage = Stage::NeedsDek(len),
+            Err(_) => self.stage = Stage::Failed,
+            Ok(()) => {}
         }
-        supplied.map(|_| ())
+        supplied
     }
 
     /// Goes on by one part of a message.

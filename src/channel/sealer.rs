@@ -4,6 +4,7 @@ use zeroize::Zeroize;
 use super::Role;
 use crate::{
     crypto::{Secret32, proof::Covers},
+    keys::DataKey,
     payload::Plaintext,
     seal::{Epoch, Front, Lead, Message, SealError, Sealer, Started},
     wire::{Flags, check_context},
@@ -128,6 +129,16 @@ impl ChannelSealer {
     /// Makes the next message a renewal: a new DEK, wrapped anew.
     pub fn renew(&mut self) {
         self.renew = true;
+    }
+
+    /// Makes the next message a renewal under this data key ([`Sealer::renew_with`]).
+    ///
+    /// # Errors
+    /// As [`Sealer::renew_with`].
+    pub fn renew_with(&mut self, data_key: DataKey) -> Result<(), SealError> {
+        self.sealer.renew_with(data_key)?;
+        self.renew = true;
+        Ok(())
     }
 
     /// The header_mac of the first block, once a message has been sealed: what replies bind

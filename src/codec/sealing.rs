@@ -2,7 +2,11 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::codec::{Encoder, FramedWrite};
 
 use super::{CodecError, WRITE_BOUNDARY};
-use crate::{channel::ChannelSealer, seal::Sealer};
+use crate::{
+    channel::ChannelSealer,
+    keys::DataKey,
+    seal::{SealError, Sealer},
+};
 
 /// What can be sent through a [`SealingCodec`].
 ///
@@ -63,6 +67,17 @@ impl SealingCodec {
         let mut framed = FramedWrite::new(io, self);
         framed.set_backpressure_boundary(WRITE_BOUNDARY);
         framed
+    }
+
+    /// Goes on with another data key ([`Sealer::renew_with`], [`ChannelSealer::renew_with`]).
+    ///
+    /// # Errors
+    /// As they.
+    pub fn renew_with(&mut self, data_key: DataKey) -> Result<(), SealError> {
+        match &mut self.0 {
+            Mode::Channel(channel) => channel.renew_with(data_key),
+            Mode::SelfContained(sealer) => sealer.renew_with(data_key),
+        }
     }
 
     /// The channel, to renew it or to ask for its first header_mac.

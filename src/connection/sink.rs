@@ -12,6 +12,7 @@ use super::{BATCH, LONG_WINDOW, TimedOut, Times, WINDOW, outbox::Outbox, times::
 use crate::{
     channel::{ChannelSealer, Sending},
     codec::CodecError,
+    keys::DataKey,
     payload::padded_len,
     seal::SealError,
     telemetry::{Traffic, Way},
@@ -171,6 +172,14 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
     /// Makes the next message that is sealed a renewal ([`ChannelSealer::renew`]).
     pub fn renew(&mut self) {
         self.channel.renew();
+    }
+
+    /// The same under this data key ([`ChannelSealer::renew_with`]).
+    ///
+    /// # Errors
+    /// As [`ChannelSealer::renew_with`].
+    pub fn renew_with(&mut self, data_key: DataKey) -> Result<(), SealError> {
+        self.channel.renew_with(data_key)
     }
 
     /// The header_mac of the first block ([`ChannelSealer::first_header_mac`]), once something was flushed.

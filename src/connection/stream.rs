@@ -15,6 +15,7 @@ use crate::{
     keys::Dek,
     open::Opened,
     telemetry::{Traffic, Way},
+    wire::External,
 };
 
 /// The receiving end of a channel on a connection. See the [module](super).
@@ -91,6 +92,12 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
         self.channel.needs_dek(&self.input)
     }
 
+    /// The externals of that block whose KMS may be asked ([`ChannelOpener::externals`](ChannelOpener::externals)).
+    #[must_use]
+    pub fn externals(&self) -> Vec<External<'_>> {
+        self.channel.externals(&self.input)
+    }
+
     /// Goes on with a DEK from elsewhere.
     ///
     /// # Errors
@@ -99,7 +106,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
         let supplied = self.channel.supply(&mut self.input, dek);
         // The time that it took was not the peer's.
         self.waited = None;
-        supplied.map_err(|error| self.fail(error.into()))
+        supplied.map_err(|error| if self.needs_dek().is_some() { error.into() } else { self.fail(error.into()) })
     }
 
     fn fail(&mut self, error: CodecError) -> CodecError {

@@ -1,3 +1,4 @@
+use super::KeyError;
 use crate::{
     crypto::Secret32,
     platform::{Entropy, EntropyError},
@@ -26,6 +27,15 @@ impl Dek {
     #[must_use]
     pub fn import(bytes: &[u8; 32]) -> Self {
         Self::found(Secret32::copied(bytes))
+    }
+
+    /// A DEK as a KMS answers with it: for data keys of 256 bits. Wipe your own copy.
+    ///
+    /// # Errors
+    /// [`KeyError::DekLength`] for everything that is not 32 bytes.
+    pub fn from_kms(plaintext: &[u8]) -> Result<Self, KeyError> {
+        // [EXT-2]
+        plaintext.try_into().map(Self::import).map_err(|_| KeyError::DekLength(plaintext.len()))
     }
 
     /// A DEK of which nothing is known but its bytes.

@@ -1,3 +1,5 @@
+use crate::wire::ParseError;
+
 /// A text or bytes that should be a key and are not. Never holds any of what was read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -25,6 +27,12 @@ pub enum KeyError {
     /// A KEM that this build does not know.
     #[error("the key is for KEM {0:#06x}, which this build does not support")]
     UnsupportedKem(u16),
+    /// A DEK that is not 32 bytes.
+    #[error("the data key has {0} bytes, and a DEK has 32; ask the KMS for one of 256 bits (AES_256)")]
+    DekLength(usize),
+    /// A provider, a key_ref or a ciphertext DEK that no envelope can carry (spec 3.4).
+    #[error("no envelope can carry it: {0}")]
+    External(#[from] ParseError),
     /// A PEM or DER document that is not the one key it should be.
     #[error("the PEM document is not the key that is needed, as RFC 8410 has it: {0}")]
     Pem(&'static str),

@@ -2,6 +2,7 @@
 //! keys take as text.
 
 mod cmk;
+mod data_key;
 mod dek;
 mod error;
 mod file;
@@ -13,6 +14,7 @@ mod sender;
 mod text;
 
 pub use cmk::{Cmk, DecapsulateError, Decapsulator};
+pub use data_key::DataKey;
 pub use dek::Dek;
 pub use error::KeyError;
 pub use file::{

@@ -23,13 +23,13 @@ use crate::{
     keys::{Dek, Fingerprint, Keyring},
     payload::{Segments, ZeroizeAll, unpadded_len},
     platform::Clock,
-    wire::DekBlock,
+    wire::{DekBlock, External, LimitExceeded, ParseError, len64},
 };
 pub(crate) use budget::Meters;
 pub use budget::{Budget, BudgetExceeded, Budgets};
 use cache::Cache;
 pub use error::{OpenError, PolicyError};
-pub use policy::{CachePolicy, ExpectedContext, Policy, Predicate};
+pub use policy::{CachePolicy, ExpectedContext, KmsKey, Policy, Predicate};
 pub(crate) use replay::Receipt;
 pub use replay::ReplayWindow;
 use search::{find, verify};
@@ -187,6 +187,8 @@ pub struct NeedsDek<'a> {
     opener: Opener,
     message: Message<'a>,
     reason: OpenError,
+    /// DEKs that were supplied.
+    trials: u64,
 }
 
 impl Opener {
@@ -289,10 +291,10 @@ impl Opener {
     /// let mut sealer = Sealer::builder().to(cmk.recipient().clone()).dek(Dek::import(&[7; 32])).build()?;
     /// let envelope = sealer.seal(b"", b"payload")?;
     /// let opener = Opener::new(Keyring::new());
-    /// let Begun::NeedsDek(waiting) = opener.begin(&envelope)? else { panic!("the keyring is empty") };
+    /// let Begun::NeedsDek(mut waiting) = opener.begin(&envelope)? else { panic!("the keyring is empty") };
     /// assert_eq!(waiting.block().slots.len(), 1);
     /// // … ask whoever can unwrap it, as long as that takes …
-    /// let opened = waiting.supply(Dek::import(&[7; 32]))?.open()?;
+    /// let opened = waiting.supply(&Dek::import(&[7; 32]))?.open()?;
     /// assert_eq!(&opened.payload[..], b"payload");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -307,7 +309,7 @@ impl Opener {
         let opener = self.clone();
         match self.unlock_message(&message, None, &mut 0) {
             Ok(unlocked) => Ok(Begun::Ready(Ready { opener, message, unlocked })),
-            Err(reason) if reason.a_dek_would_help() => Ok(Begun::NeedsDek(NeedsDek { opener, message, reason })),
+            Err(reason) if reason.a_dek_would_help() => Ok(Begun::NeedsDek(NeedsDek { opener, message, reason, trials: 0 })),
             Err(error) => Err(error),
         }
     }
@@ -346,6 +348,29 @@ impl Opener {
             self.0.cache.insert(raw, unlocked.clone(), self.0.clock.now());
         }
         Ok(unlocked)
+    }
+
+    /// Counts a DEK from elsewhere, which somebody was asked for, as a trial. [WRAP-6]
+    pub(crate) fn try_dek<T>(
+        &self,
+        trials: &mut u64,
+        unlock: impl FnOnce(&Self) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        *trials = trials.saturating_add(1);
+        LimitExceeded::check("trials", *trials, self.0.policy.limits.trials).map_err(ParseError::from)?;
+        unlock(self)
+    }
+
+    /// Keeps the DEK of a block that was got from elsewhere, so that messages and streams under it open as long as the cache has it.
+    ///
+    /// # Errors
+    /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError`] for a block that is not opened at all.
+    pub fn learn(&self, block: &[u8], dek: &Dek) -> Result<(), OpenError> {
+        let (inner, parsed) = DekBlock::parse(block, &self.0.policy.limits)?;
+        if inner.len() != block.len() {
+            return Err(ParseError::TrailingBytes { offset: len64(inner.len()) }.into());
+        }
+        self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0).map(|_| ())
     }
 
     fn cached(&self, raw: &[u8]) -> Option<Arc<Unlocked>> {
@@ -485,13 +510,20 @@ impl<'a> NeedsDek<'a> {
         &self.reason
     }
 
-    /// Goes on with a DEK from elsewhere.
+    /// The externals whose KMS may be asked: those whose key the policy names ([`Policy::kms_keys`]), in their order. Nothing in them is
+    /// authenticated: ask for the one key that is named, and give the answer to [`supply`](Self::supply).
+    pub fn externals(&self) -> impl Iterator<Item = External<'a>> + use<'a, '_> {
+        self.opener.0.policy.named(&self.message.block)
+    }
+
+    /// Goes on with a DEK from elsewhere. Where it is not the block's, another may follow, that of the next external: each is a trial.
     ///
     /// # Errors
-    /// [`OpenError::HeaderMac`] when it is not the block's; a policy that has run out meanwhile.
-    pub fn supply(self, dek: Dek) -> Result<Ready<'a>, OpenError> {
-        let Self { opener, message, .. } = self;
-        let unlocked = opener.unlock_message(&message, Some(&dek), &mut 0)?;
-        Ok(Ready { opener, message, unlocked })
+    /// [`OpenError::HeaderMac`] when it is not the block's; [`ParseError::LimitExceeded`](crate::ParseError) past the limit on trials;
+    /// a policy that has run out meanwhile.
+    pub fn supply(&mut self, dek: &Dek) -> Result<Ready<'a>, OpenError> {
+        let Self { opener, message, trials, .. } = self;
+        let unlocked = opener.try_dek(trials, |opener| opener.unlock_message(message, Some(dek), &mut 0))?;
+        Ok(Ready { opener: opener.clone(), message: message.clone(), unlocked })
     }
 }

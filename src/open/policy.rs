@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{PolicyError, ReplayWindow, Sender, Senders};
-use crate::wire::{DekBlock, Kem, Limits, Suite};
+use crate::wire::{DekBlock, External, Kem, Limits, Suite};
 
 /// What is opened at all (spec 10.3). Checked for every message, also where the DEK is cached.
 ///
@@ -17,6 +17,9 @@ pub struct Policy {
     pub suites: Option<Vec<Suite>>,
     /// Whether classical suites are refused, and externals but for those of `pq_providers`.
     pub require_pq: bool,
+    /// The keys of foreign KMS that may be asked for a DEK; none where nothing is said. Whoever writes a message chooses what its externals
+    /// say, and a KMS that is asked for a key of his choice may do him a favour, or bill it.
+    pub kms_keys: Vec<KmsKey>,
     /// Providers whose KMS keeps DEKs safe from quantum computers, as far as the caller knows.
     pub pq_providers: Vec<String>,
     /// Whose messages are opened; `None` for anyone's, also nobody's in particular.
@@ -31,6 +34,27 @@ pub struct Policy {
     pub binding: Vec<u8>,
     /// What was opened before is refused; `None` for repeats as they come. It needs a `max_age`.
     pub replay: Option<ReplayWindow>,
+}
+
+/// A key of a foreign KMS, by the names that externals carry (spec 3.4).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KmsKey {
+    /// Which KMS.
+    pub provider: String,
+    /// Which of its keys.
+    pub key_ref: String,
+}
+
+impl KmsKey {
+    /// The key `key_ref` of the KMS `provider`.
+    #[must_use]
+    pub fn new(provider: impl Into<String>, key_ref: impl Into<String>) -> Self {
+        Self { provider: provider.into(), key_ref: key_ref.into() }
+    }
+
+    fn is_of(&self, external: &External<'_>) -> bool {
+        self.provider == external.provider && self.key_ref == external.key_ref
+    }
 }
 
 /// Says yes or no to a context.
@@ -81,6 +105,7 @@ impl Default for Policy {
             limits: Limits::default(),
             suites: None,
             require_pq: false,
+            kms_keys: Vec::new(),
             pq_providers: Vec::new(),
             senders: None,
             max_age: None,
@@ -108,6 +133,11 @@ impl Policy {
             return Err(PolicyError::WindowWithoutAge);
         }
         self.check_age(block.created_at, now)
+    }
+
+    /// The externals of a block whose key is named here. [EXT-1]
+    pub(crate) fn named<'a>(&self, block: &DekBlock<'a>) -> impl Iterator<Item = External<'a>> + use<'a, '_> {
+        block.externals.iter().filter(|external| self.kms_keys.iter().any(|key| key.is_of(external)))
     }
 
     fn check_pq(&self, block: &DekBlock<'_>) -> Result<(), PolicyError> {

@@ -13,7 +13,7 @@ use crate::{
         proof::{Covers, Proof, Statement},
         schedule::Schedule,
     },
-    keys::{Dek, Recipient, SenderKey},
+    keys::{DataKey, Dek, Recipient, SenderKey},
     platform::{Clock, Entropy, Process},
     wire::{
         DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, PROOF_LEN, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, SlotLayout,
@@ -33,7 +33,10 @@ pub struct SealerBuilder {
     pub(crate) segment_log2: u8,
     pub(crate) limits: Limits,
     pub(crate) binding: Vec<u8>,
-    pub(super) dek: Option<Dek>,
+    /// The next DEK, where it is not made here.
+    pub(super) given: Option<DataKey>,
+    /// Whether DEKs come from a KMS, so that the next is not made here either.
+    pub(super) through_kms: bool,
     pub(super) signer: Option<Arc<SenderKey>>,
     pub(crate) signs_messages: bool,
     pub(super) entropy: Entropy,
@@ -116,8 +119,15 @@ impl SealerBuilder {
 
     /// The first DEK, made elsewhere. When its reuse ends, the next is from the system's generator. To be signed it must be
     /// [`mine_alone`](Dek::mine_alone).
-    pub fn dek(mut self, dek: Dek) -> Self {
-        self.dek = Some(dek);
+    pub fn dek(self, dek: Dek) -> Self {
+        self.data_key(dek.into())
+    }
+
+    /// The first DEK, from a KMS: its ciphertext travels along as an external, beside the recipients or alone. Each block under it has a
+    /// salt of its own, and so other payload keys. When its reuse ends, sealing is refused until there is another
+    /// ([`Sealer::renew_with`]). To be signed it must be [`mine_alone`](DataKey::mine_alone).
+    pub fn data_key(mut self, data_key: DataKey) -> Self {
+        (self.through_kms, self.given) = (data_key.count > 0, Some(data_key));
         self
     }
 
@@ -145,7 +155,7 @@ impl SealerBuilder {
     }
 
     fn check(&self) -> Result<(), SealError> {
-        if self.to.is_empty() {
+        if self.to.is_empty() && !self.through_kms {
             return Err(SealError::NoRecipient);
         }
         if !is_built(self.suite) {
@@ -157,17 +167,27 @@ impl SealerBuilder {
         // [LIM-4]
         LimitExceeded::check("recipients", len64(self.to.len()), self.limits.recipients.min(u16::MAX.into()))?;
         self.check_hints()?;
-        // [PRF-5]
-        let shared_dek = self.dek.as_ref().is_some_and(|dek| !dek.mine_alone);
-        if self.signer.is_some() && !self.signs_messages && shared_dek {
-            return Err(SealError::SharedDekSigned);
-        }
+        self.given.as_ref().map_or(Ok(()), |given| self.check_data_key(given))?;
         // [WRAP-3]
         let mut seen = std::collections::HashSet::new();
         match self.to.iter().find(|r| !seen.insert(r.fingerprint())) {
             Some(twice) => Err(SealError::RecipientTwice(twice.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Whether a DEK that is given may be taken up.
+    pub(super) fn check_data_key(&self, DataKey { dek, count, .. }: &DataKey) -> Result<(), SealError> {
+        if self.to.is_empty() && *count == 0 {
+            return Err(SealError::NoRecipient);
+        }
+        // [LIM-4]
+        LimitExceeded::check("externals", (*count).into(), self.limits.externals)?;
+        // [PRF-5]
+        if self.signer.is_some() && !self.signs_messages && !dek.mine_alone {
+            return Err(SealError::SharedDekSigned);
+        }
+        Ok(())
     }
 
     /// Without hints a receiver tries every enc, and readers limit trials.
@@ -218,19 +238,21 @@ impl SealerBuilder {
     /// The block of a DEK: slots, proof, header_mac.
     pub(super) fn encode_block(
         &mut self,
-        dek: &Secret32,
+        DataKey { dek, externals, count }: &DataKey,
         salt: &[u8; 16],
         schedule: &Schedule,
         covers: Covers<'_>,
     ) -> Result<Block, SealError> {
+        // [BLK-10]
+        let has_slots = !self.to.is_empty();
         let options = Options {
-            hints: self.hints,
-            enc_per_slot: self.enc_per_slot,
+            hints: if has_slots { self.hints } else { HintMode::None },
+            enc_per_slot: self.enc_per_slot && has_slots,
             sender_proof: self.signer.is_some(),
             proof_covers_message: self.signs_messages,
         };
         let layout = SlotLayout::of(self.suite, options);
-        let (enc, slots) = self.wrap_to_all(dek, salt, layout)?;
+        let (enc, slots) = self.wrap_to_all(&dek.secret, salt, layout)?;
         let created_at = self.clock.unix_seconds();
         let block = DekBlock {
             suite: self.suite,
@@ -239,7 +261,7 @@ impl SealerBuilder {
             salt,
             enc: enc.as_ref(),
             slots: Slots::new(&slots, layout),
-            externals: Externals::new(&[], 0),
+            externals: Externals::new(externals, *count),
             sender_proof: self.signer.is_some().then_some(&[0; PROOF_LEN]),
             header_mac: &[0; 32],
         };
@@ -268,7 +290,7 @@ impl SealerBuilder {
     ) -> Result<(Option<[u8; 32]>, Vec<u8>), SealError> {
         let mut slots = Vec::with_capacity(self.to.len() * layout.slot_len());
         let slot = Slot { suite: self.suite, hints: self.hints, salt, dek };
-        if layout == SlotLayout::SharedEnc {
+        if layout == SlotLayout::SharedEnc && !self.to.is_empty() {
             let shared = Ephemeral::new(&self.entropy.secret()?)?;
             self.to.iter().try_for_each(|recipient| slot.put(recipient, &shared, false, &mut slots))?;
             return Ok((Some(shared.enc), slots));

@@ -18,6 +18,9 @@ pub enum SealError {
         "the DEK was made elsewhere, so whoever else has it could write in the sender's name; sign messages, or state that it is yours alone"
     )]
     SharedDekSigned,
+    /// A data key that has been used as often, as much or as long as it may be, and no other from its KMS.
+    #[error("the data key is used up; ask the KMS for another and go on with that (renew_with)")]
+    DataKeySpent,
     /// Messages that are signed one by one, on a channel.
     #[error("a channel is signed by its DEKs (sign_with), not message by message")]
     ChannelOfSignedMessages,

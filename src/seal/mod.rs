@@ -5,6 +5,7 @@ pub(crate) mod block;
 mod builder;
 mod epoch;
 mod error;
+mod pool;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     crypto::{proof::Covers, schedule::Schedule},
-    keys::{Dek, Recipient},
+    keys::{DataKey, Dek, Recipient},
     payload::{Plaintext, ZeroizeAll},
     platform::{Clock, Entropy, Process},
     wire::{Flags, HintMode, Limits, MessageHead, Suite, check_context, len64},
@@ -22,6 +23,7 @@ pub use builder::SealerBuilder;
 pub(crate) use builder::Unsigned;
 pub(crate) use epoch::{Epoch, Front, Lead, Message, Started, build_aad};
 pub use error::SealError;
+pub use pool::SealerPool;
 
 /// How long a DEK is reused: until the first of the three (spec 10.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,8 @@ impl Sealer {
             segment_log2: 16,
             limits: Limits::default(),
             binding: Vec::new(),
-            dek: None,
+            given: None,
+            through_kms: false,
             signer: None,
             signs_messages: false,
             entropy: Entropy::default(),
@@ -213,6 +216,17 @@ impl Sealer {
         sealed
     }
 
+    /// Goes on with another data key: the next message begins with its block.
+    ///
+    /// # Errors
+    /// [`SealError`] for one that cannot be taken up; the sealer is then as it was.
+    pub fn renew_with(&mut self, data_key: DataKey) -> Result<(), SealError> {
+        self.settings.check_data_key(&data_key)?;
+        (self.settings.through_kms, self.settings.given) = (data_key.count > 0, Some(data_key));
+        self.epoch = None;
+        Ok(())
+    }
+
     /// Keeps the DEK in use where it may seal `len` bytes more, otherwise takes up a fresh one. Checks what costs no `seq` first.
     fn ready_epoch(&mut self, context: &[u8], len: usize) -> Result<(), SealError> {
         self.check_process()?;
@@ -270,14 +284,16 @@ impl Sealer {
             return Err(SealError::Forked);
         }
         let settings = &mut self.settings;
-        let dek = match settings.dek.take() {
-            Some(dek) => dek,
-            None => Dek::generate_from(&mut settings.entropy)?,
+        let data_key = match settings.given.take() {
+            Some(given) => given,
+            // [EXT-3]
+            None if settings.through_kms => return Err(SealError::DataKeySpent),
+            None => Dek::generate_from(&mut settings.entropy)?.into(),
         };
         // [KEY-6]
         let salt = settings.entropy.array()?;
-        let schedule = Schedule::new(settings.suite, &salt, &dek.secret)?;
-        let Block { bytes, unsigned } = settings.encode_block(&dek.secret, &salt, &schedule, covers)?;
+        let schedule = Schedule::new(settings.suite, &salt, &data_key.dek.secret)?;
+        let Block { bytes, unsigned } = settings.encode_block(&data_key, &salt, &schedule, covers)?;
         let block = Bytes::from(bytes);
         let ends = settings.clock.after(settings.reuse.age);
         Ok(Epoch { block, unsigned, schedule, ends, messages: 0, bytes: 0, next_seq: Some(first_seq) })
