@@ -135,8 +135,9 @@ impl Policy {
         self.check_age(block.created_at, now)
     }
 
-    /// The externals of a block whose key is named here. [EXT-1]
-    pub(crate) fn named<'a>(&self, block: &DekBlock<'a>) -> impl Iterator<Item = External<'a>> + use<'a, '_> {
+    /// The externals of a block whose KMS may be asked: those whose key is among `kms_keys`, in their order.
+    pub fn named<'a>(&self, block: &DekBlock<'a>) -> impl Iterator<Item = External<'a>> + use<'a, '_> {
+        // [EXT-1]
         block.externals.iter().filter(|external| self.kms_keys.iter().any(|key| key.is_of(external)))
     }
 
