@@ -79,3 +79,14 @@ fn the_inspector_reads_the_vectors() {
         targets::inspect(&[&[0, 0], &vector.bytes[..]].concat());
     }
 }
+
+/// The faults that show that the fuzzers find some (`fuzz/prove`) are of the code as it is.
+#[test]
+fn the_faults_still_apply() {
+    let patches: Vec<_> = fs::read_dir("fuzz/patches").unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(patches.len() >= 10);
+    for patch in patches {
+        let applies = std::process::Command::new("git").args(["apply", "--check"]).arg(&patch).status().unwrap();
+        assert!(applies.success(), "{}", patch.display());
+    }
+}

@@ -67,7 +67,7 @@ fn the_other_commands_are_those_of_ci() {
 /// The Rust of the README is compiled and run as doc tests of this crate (`src/lib.rs`).
 #[test]
 fn the_rust_is_a_doc_test() {
-    assert_eq!(blocks("rust").len(), 4);
+    assert_eq!(blocks("rust").len(), 5);
     let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     assert!(lib.contains("include_str!(\"../README.md\")"));
 }
