@@ -25,6 +25,12 @@ pub enum KeyError {
     /// A KEM that this build does not know.
     #[error("the key is for KEM {0:#06x}, which this build does not support")]
     UnsupportedKem(u16),
+    /// A post-quantum key, in a build without the feature `pq`.
+    #[error("the key is post-quantum (X-Wing), and this build is without the feature `pq`")]
+    WithoutPq,
+    /// A key that has no PEM form.
+    #[error("post-quantum keys (X-Wing) have no PEM form yet; they are written as key strings")]
+    NoPemForm,
     /// A PEM or DER document that is not the one key it should be.
     #[error("the PEM document is not the key that is needed, as RFC 8410 has it: {0}")]
     Pem(&'static str),
