@@ -218,4 +218,15 @@ mod tests {
         let odd: String = symbols.into_iter().with_checksum::<LongBech32m>(&hrp).chars().collect();
         assert_eq!(decode_recipient(&odd).map(|_| ()), Err(KeyError::Damaged("its padding is not zero")));
     }
+
+    /// A build without X-Wing knows what it is that it cannot use.
+    #[cfg(not(feature = "pq"))]
+    #[test]
+    fn post_quantum_keys_are_named_where_they_are_not_built() {
+        use crate::keys::{Cmk, Recipient};
+        let recipient = encode_recipient(Kem::XWing, &[9; 1216]).parse::<Recipient>();
+        assert_eq!(recipient, Err(KeyError::WithoutPq));
+        let cmk = Cmk::from_text(&encode_cmk(Kem::XWing, &[9; 32])).map(|_| ()).unwrap_err();
+        assert!(cmk.to_string().contains("`pq`"), "{cmk}");
+    }
 }

@@ -947,7 +947,7 @@ pub(super) fn second() -> Forge {
     Forge { slots: vec![forge.slot(&key(), &forge.dek)], ..forge }
 }
 
-pub(super) fn chain(forge: &Forge) -> [u8; 32] {
+pub fn chain(forge: &Forge) -> [u8; 32] {
     forge.keys().derive("sealwire v1 chain")
 }
 
