@@ -606,7 +606,7 @@ fn post_quantum_transfers() {
     place.write("report.txt", b"for a while");
     let send = |listener: &Listener, to: &str| place.run(["send", "--to", &listener.address, "-r", to, "report.txt"], b"");
     let listener = place.listen("inbox", &["-k", "pq.key", "--require-pq"]);
-    send(&listener, &place.recipient).failed(5, "truncated");
+    send(&listener, &place.recipient).failed(5, "does it have the key?");
     assert_eq!(send(&listener, &pq).code, 0);
     assert_eq!((place.names("inbox"), place.read("inbox/report.txt")), (vec!["report.txt".to_owned()], b"for a while".to_vec()));
 }
