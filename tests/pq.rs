@@ -20,7 +20,7 @@ use kit::{
 use sealwire::{
     Begun, ChannelOpener, ChannelSealer, Cmk, DecapsulateError, Decapsulator, Dek, HintMode, Kem, KeyError, Keyring,
     LimitExceeded, Limits, OpenError, Opener, ParseError, Policy, PolicyError, Recipient, Reuse, Rewrap, RewrapError, Role,
-    SealError, Sealer, SealerBuilder, SenderKey, Standing, Suite, open, rewrap, seal,
+    SealError, Sealer, SealerBuilder, SenderKey, SharedSecret, Standing, Suite, open, rewrap, seal,
     stream::{OpenReader, SealWriter, StreamError},
     testing::{self, Hpke},
     wire::{DekBlock, SlotLayout},
@@ -451,6 +451,26 @@ fn every_slot_is_a_trial() {
     let policy = Policy { limits: Limits { trials: 0, ..Limits::default() }, ..Policy::default() };
     let other = Opener::builder(Keyring::from(Cmk::from_x25519(&[1; 32]))).policy(policy).build();
     assert!(matches!(other.open(&envelope), Err(OpenError::NoMatchingKey)));
+}
+
+/// A key that is held elsewhere opens what any CMK opens.
+#[test]
+fn a_key_held_elsewhere() {
+    use x_wing::Decapsulate;
+    struct Token(Recipient, x_wing::DecapsulationKey);
+    impl Decapsulator for Token {
+        fn recipient(&self) -> &Recipient {
+            &self.0
+        }
+        fn decapsulate(&self, enc: &[u8]) -> Result<SharedSecret, DecapsulateError> {
+            let enc: [u8; 1120] = enc.try_into().map_err(|_| DecapsulateError::Refused)?;
+            Ok(SharedSecret::from_xwing(&self.1.decapsulate(&enc.into()).into()))
+        }
+    }
+    let keyring = Keyring::new();
+    keyring.add_decapsulator(Arc::new(Token(recipient(1), kit::pq::secret(&[1; 32]))));
+    let envelope = sealed(to(&[2, 1]).sign_with(SenderKey::from_ed25519(&[0xa1; 32])));
+    assert_eq!(open(&envelope, &keyring).unwrap().key, Some(recipient(1).fingerprint()));
 }
 
 /// A keyring has keys of both kinds, and each opens what is for it.

@@ -147,8 +147,8 @@ impl fmt::Debug for Cmk {
 
 /// The one operation that needs a CMK's secret half: enc in, shared secret out (RFC 9180 §4, Decap).
 ///
-/// [`Cmk`] does it in memory. An X25519 key that is held elsewhere (an HSM, a cloud KMS) does its Diffie-Hellman there
-/// and finishes with [`SharedSecret::from_x25519`].
+/// [`Cmk`] does it in memory. A key that is held elsewhere (an HSM, a cloud KMS) does its Diffie-Hellman there
+/// and finishes with [`SharedSecret::from_x25519`]; an X-Wing key decapsulates there.
 pub trait Decapsulator: Send + Sync {
     /// The public half.
     fn recipient(&self) -> &Recipient;
