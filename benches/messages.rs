@@ -45,6 +45,30 @@ fn open_fresh(bencher: Bencher, size: usize) {
     bencher.counter(BytesCount::new(size)).bench_local(|| opener.open(&envelope).unwrap());
 }
 
+/// A DEK for every message, to one recipient and to ten, of each KEM.
+#[cfg(feature = "pq")]
+#[divan::bench(args = [(false, 1), (true, 1), (false, 10), (true, 10)])]
+fn seal_by_kem(bencher: Bencher, (pq, readers): (bool, usize)) {
+    let to = (0..readers).map(|_| cmk(pq).recipient().clone());
+    let mut sealer = Sealer::builder().to_all(to).reuse(Reuse::NEVER).build().unwrap();
+    bencher.bench_local(|| sealer.seal(b"", &[7; 64]).unwrap());
+}
+
+/// The same, opened by one of them.
+#[cfg(feature = "pq")]
+#[divan::bench(args = [false, true])]
+fn open_by_kem(bencher: Bencher, pq: bool) {
+    let cmk = cmk(pq);
+    let envelope = sealer(&cmk, ONE_DEK).seal(b"", &[7; 64]).unwrap();
+    let opener = Opener::builder(Keyring::from(cmk)).cache(CachePolicy { deks: 0, ..CachePolicy::default() }).build();
+    bencher.bench_local(|| opener.open(&envelope).unwrap());
+}
+
+#[cfg(feature = "pq")]
+fn cmk(pq: bool) -> Cmk {
+    if pq { Cmk::generate_pq().unwrap() } else { Cmk::generate().unwrap() }
+}
+
 #[divan::bench]
 fn parse(bencher: Bencher) {
     let cmk = Cmk::generate().unwrap();

@@ -296,7 +296,7 @@ fn random() -> [u8; 32] {
 
 fn seal_fresh() -> Row {
     let cmk = Cmk::generate().unwrap();
-    let their = *cmk.recipient().public_key();
+    let their = *cmk.recipient().as_x25519().unwrap();
     let mut sealer = Sealer::builder().to(cmk.recipient().clone()).reuse(Reuse::NEVER).build().unwrap();
     let mut bare = || {
         let secret = DhKey::generate();
@@ -326,7 +326,7 @@ fn recipients(n: usize) -> Vec<Recipient> {
 
 fn seal_to_many() -> Row {
     let to = recipients(MANY);
-    let theirs: Vec<_> = to.iter().map(|recipient| *recipient.public_key()).collect();
+    let theirs: Vec<_> = to.iter().map(|recipient| *recipient.as_x25519().unwrap()).collect();
     let mut sealer = Sealer::builder().to_all(to).reuse(Reuse::NEVER).build().unwrap();
     let secret = DhKey::generate();
     let mut bare = || {
@@ -371,7 +371,7 @@ fn large_keyrings() -> Vec<Row> {
     let small = uncached(Keyring::from(Cmk::from_x25519(&secret)));
     keyring.add(Cmk::from_x25519(&secret));
     let large = uncached(keyring);
-    let (mine, their) = (DhKey::generate(), *recipients(1)[0].public_key());
+    let (mine, their) = (DhKey::generate(), *recipients(1)[0].as_x25519().unwrap());
     let sealed = |hints| Sealer::builder().to(me.clone()).hints(hints).build().unwrap().seal(b"", &[7; 64]).unwrap();
     let (fixed, rotating) = (sealed(HintMode::Static), sealed(HintMode::Rotating));
     let name = "open with 10,000 keys, static hints / with one key";
@@ -392,7 +392,7 @@ fn rewrap_header() -> Row {
     let envelope = sealwire::seal(&[7; 64], &[cmk.recipient().clone()]).unwrap();
     let keyring = Keyring::from(cmk);
     let to = recipients(1).remove(0);
-    let their = *to.public_key();
+    let their = *to.as_x25519().unwrap();
     let change = Rewrap::new().to(to);
     let mut bare = || {
         let secret = DhKey::generate();

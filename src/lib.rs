@@ -79,7 +79,7 @@ pub use rewrap::{Rewrap, RewrapError, rewrap};
 // Connections.
 pub use channel::{ChannelOpener, ChannelSealer, Role, reply_binding};
 // The format's own words.
-pub use wire::{HintMode, LimitExceeded, Limits, ParseError, Suite};
+pub use wire::{HintMode, Kem, LimitExceeded, Limits, ParseError, Suite};
 
 /// The README's Rust, compiled and run.
 #[cfg(all(doctest, feature = "codec"))]

@@ -1,18 +1,18 @@
 //! DEK block -> DEK block for other recipients (spec 10.5), without the data. No I/O.
 
 use crate::{
-    crypto::{Refused, backend::sha256, check_built, kem::Ephemeral, proof::Proof},
+    crypto::{Refused, backend::sha256, check_built, proof::Proof},
     keys::{Dek, Keyring, Recipient},
     open::{
         OpenError,
         search::{Found, find, verify},
     },
-    platform::{Entropy, EntropyError},
+    platform::Entropy,
     seal::{
         SealError,
         block::{Slot, finish_block, hint},
     },
-    wire::{DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, ParseError, SlotLayout, Slots, len64},
+    wire::{DekBlock, Externals, HintMode, Kem, LimitExceeded, Limits, Options, ParseError, SlotLayout, Slots, len64},
 };
 
 /// Changes who can read an envelope: its DEK block is written anew, and the rest of it is copied.
@@ -60,7 +60,7 @@ impl Rewrap {
         Self::default()
     }
 
-    /// Adds a recipient.
+    /// Adds a recipient. He is of the KEM that the block's suite has, which stays.
     pub fn to(mut self, recipient: Recipient) -> Self {
         self.add.push(recipient);
         self
@@ -128,6 +128,11 @@ impl Rewrap {
         if sender_proof && !proof_covers_message && !self.add.is_empty() && !self.weaken_proof {
             return Err(RewrapError::WeakensProof);
         }
+        // [WRAP-9]
+        let kem = block.suite.kem();
+        if let Some(other) = self.add.iter().find(|recipient| recipient.kem() != kem) {
+            return Err(RewrapError::OtherKem { block: kem, recipient: other.clone() });
+        }
         // [WRAP-3]
         let mut seen = std::collections::HashSet::new();
         if let Some(twice) = self.add.iter().find(|recipient| !seen.insert(recipient.fingerprint())) {
@@ -181,7 +186,7 @@ impl Rewrap {
                 (_, false) => block.options.hints,
             },
             // [RWP-2]
-            enc_per_slot: count > 0 && (block.options.enc_per_slot || !self.add.is_empty()),
+            enc_per_slot: block.suite.kem() == Kem::X25519 && count > 0 && (block.options.enc_per_slot || !self.add.is_empty()),
             ..block.options
         };
         let layout = SlotLayout::of(block.suite, options);
@@ -196,7 +201,7 @@ impl Rewrap {
         let new = Slot { suite: block.suite, hints: options.hints, salt: block.salt, dek: &dek.secret };
         for recipient in &self.add {
             // [WRAP-5]
-            new.put(recipient, &Ephemeral::new(&Entropy::default().secret()?)?, true, &mut slots)?;
+            new.put(recipient, &mut Entropy::default(), &mut slots)?;
         }
         let enc = if layout == SlotLayout::SharedEnc && count > 0 { block.enc } else { None };
         let slots = Slots::new(&slots, layout);
@@ -241,11 +246,21 @@ pub enum RewrapError {
         "the envelope was sealed without hints, so nobody can tell whose slot is whose; all recipients can be replaced, none removed"
     )]
     NoHints,
+    /// A classical recipient and a post-quantum block, or the reverse.
+    #[error(
+        "the envelope is sealed to {block} recipients, and {} is an {} one: they cannot be mixed in one DEK block, and a rewrap keeps its suite; seal anew", recipient.in_short(), recipient.kem()
+    )]
+    OtherKem {
+        /// What the block's suite is for.
+        block: Kem,
+        /// Who was to be added.
+        recipient: Recipient,
+    },
     /// The recipient who should go is not there.
-    #[error("{0} is not among the recipients")]
+    #[error("{} is not among the recipients", .0.in_short())]
     NotThere(Recipient),
     /// Two slots carry the hint of the recipient who should go.
-    #[error("two slots carry the hint of {0}, and nobody can tell which is his; replace all recipients")]
+    #[error("two slots carry the hint of {}, and nobody can tell which is his; replace all recipients", .0.in_short())]
     Ambiguous(Recipient),
     /// Readers would be added to a proof that does not cover the message.
     #[error(
@@ -263,11 +278,5 @@ impl From<Refused> for RewrapError {
 impl From<LimitExceeded> for RewrapError {
     fn from(over: LimitExceeded) -> Self {
         SealError::from(over).into()
-    }
-}
-
-impl From<EntropyError> for RewrapError {
-    fn from(error: EntropyError) -> Self {
-        SealError::from(error).into()
     }
 }

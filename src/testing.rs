@@ -244,3 +244,85 @@ pub fn wrap(suite: Suite, ephemeral: &[u8; 32], public: &[u8; 32], dek: &[u8; 32
     let shared = Ephemeral::new(&Secret32::copied(ephemeral)).ok()?.encapsulate(public).ok()?;
     hpke::wrap(suite, &shared, &Secret32::copied(dek)).ok()
 }
+
+/// X-Wing as slots are sealed and opened, and ML-KEM-768 inside it.
+#[cfg(feature = "pq")]
+pub mod pq {
+    use super::Hpke;
+    use crate::{
+        crypto::{
+            Secret32,
+            backend::{CIPHERTEXT_LEN, MlKemKey, MlKemPublic, PUBLIC_LEN},
+            hpke::Setting,
+            kem::SharedSecret,
+            xwing::{XWING_ENC_LEN, XWING_PUBLIC_LEN, XWingKey, XWingPublic},
+        },
+        wire::Suite,
+    };
+
+    /// The public key of a seed.
+    #[must_use]
+    pub fn public(seed: &[u8; 32]) -> [u8; XWING_PUBLIC_LEN] {
+        *XWingKey::new(&Secret32::copied(seed)).public().bytes()
+    }
+
+    fn encapsulate_to(public: &[u8; XWING_PUBLIC_LEN], eseed: &[u8; 64]) -> Option<([u8; XWING_ENC_LEN], SharedSecret)> {
+        let (random, ephemeral) = eseed.split_first_chunk::<32>()?;
+        let ephemeral = Secret32::copied(ephemeral.try_into().ok()?);
+        XWingPublic::new(public).ok()?.encapsulate(Secret32::copied(random), ephemeral).ok()
+    }
+
+    /// enc and shared secret; `None` for a public key that is not taken.
+    #[must_use]
+    pub fn encapsulate(public: &[u8; XWING_PUBLIC_LEN], eseed: &[u8; 64]) -> Option<([u8; XWING_ENC_LEN], [u8; 32])> {
+        encapsulate_to(public, eseed).map(|(enc, shared)| (enc, *shared.0.bytes()))
+    }
+
+    /// The shared secret; `None` for the all-zero result of X25519.
+    #[must_use]
+    pub fn decapsulate(seed: &[u8; 32], enc: &[u8; XWING_ENC_LEN]) -> Option<[u8; 32]> {
+        XWingKey::new(&Secret32::copied(seed)).decapsulate(enc).ok().map(|shared| *shared.0.bytes())
+    }
+
+    /// ML-KEM's encapsulation key of a seed.
+    #[must_use]
+    pub fn ml_kem_public(seed: &[u8; 64]) -> [u8; PUBLIC_LEN] {
+        MlKemKey::new(seed).public().bytes()
+    }
+
+    /// ML-KEM's ciphertext and shared secret; `None` for a key that its check refuses.
+    #[must_use]
+    pub fn ml_kem_encapsulate(public: &[u8; PUBLIC_LEN], random: &[u8; 32]) -> Option<([u8; CIPHERTEXT_LEN], [u8; 32])> {
+        let (ciphertext, shared) = MlKemPublic::new(public).ok()?.encapsulate(&Secret32::copied(random));
+        Some((ciphertext, *shared.bytes()))
+    }
+
+    /// ML-KEM's shared secret, whatever the ciphertext is.
+    #[must_use]
+    pub fn ml_kem_decapsulate(seed: &[u8; 64], ciphertext: &[u8; CIPHERTEXT_LEN]) -> [u8; 32] {
+        *MlKemKey::new(seed).decapsulate(ciphertext).bytes()
+    }
+
+    impl Hpke {
+        /// SetupBaseS to an X-Wing key; returns enc too.
+        #[must_use]
+        pub fn sender_pq(
+            suite: Suite,
+            eseed: &[u8; 64],
+            public: &[u8; XWING_PUBLIC_LEN],
+            info: &[u8],
+        ) -> Option<([u8; XWING_ENC_LEN], Self)> {
+            let (enc, shared) = encapsulate_to(public, eseed)?;
+            let key = Setting::base(suite, &[info]).key(&shared).ok()?;
+            Some((enc, Self { shared, key }))
+        }
+
+        /// SetupBaseR of an X-Wing key.
+        #[must_use]
+        pub fn receiver_pq(suite: Suite, seed: &[u8; 32], enc: &[u8; XWING_ENC_LEN], info: &[u8]) -> Option<Self> {
+            let shared = XWingKey::new(&Secret32::copied(seed)).decapsulate(enc).ok()?;
+            let key = Setting::base(suite, &[info]).key(&shared).ok()?;
+            Some(Self { shared, key })
+        }
+    }
+}

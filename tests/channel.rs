@@ -20,7 +20,7 @@ fn cmk() -> Cmk {
 }
 
 fn key() -> [u8; 32] {
-    *cmk().recipient().public_key()
+    *cmk().recipient().as_x25519().unwrap()
 }
 
 fn sealer(reuse: u64) -> Sealer {

@@ -270,6 +270,50 @@ fn whose_messages_are_opened() {
     place.run(["open", "-k", "me.key"], &signed).failed(2, "signs and opens nothing");
 }
 
+/// Post-quantum keys: what they are is said, and they do not mix with the others.
+#[test]
+fn post_quantum_recipients() {
+    let place = Place::new();
+    let made = place.run(["keygen", "--pq", "-o", "pq.key"], b"");
+    assert!(made.code == 0 && made.err.starts_with("post-quantum key file: pq.key"), "{}", made.err);
+    let (pq, more) = (made.line(), place.run(["keygen", "--pq", "-o", "more.key"], b"").line());
+    assert!(pq.len() == 1959 && pq.starts_with("swr1v3a"), "{pq}");
+    assert_eq!(place.run(["keygen", "--pq", "--sender", "-o", "x"], b"").code, 2);
+    let told = place.run(["recipient", "pq.key"], b"");
+    assert_eq!((told.line(), &told.err[..]), (pq.clone(), "a post-quantum key (X-Wing)\n"));
+    place.write("pq.pub", pq.as_bytes());
+    let seal_to_it = |args: &[&str]| place.run(["seal", "-R", "pq.pub"].iter().chain(args), b"for a while").silent().out;
+    let open = |args: &[&str], sealed: &[u8]| place.run(["open", "-k", "pq.key"].iter().chain(args), sealed);
+    for (args, suites) in [(&[][..], "34"), (&["--suite", "3"], "3"), (&["--suite", "4"], "4"), (&["--channel"], "34")] {
+        let sealed = seal_to_it(args);
+        assert!(suites.contains(char::from(b'0' + sealed[8])), "{args:?}");
+        let channel = if args == ["--channel"] { args } else { &[] };
+        let opened = open(&[&["--require-pq"], channel].concat(), &sealed).silent().out;
+        assert_eq!(opened.trim_ascii_end(), b"for a while");
+    }
+    // Of a size that is not known only ChaCha20-Poly1305 is sure to take all.
+    let sealed = seal_to_it(&["-r", &more]);
+    assert_eq!((sealed[8], sealed.len()), (3, 69 + 2 * 1172 + 12 + 4 + 11 + 16));
+    let said = String::from_utf8(place.run(["inspect"], &sealed).silent().out).unwrap();
+    assert!(said.contains("3: X-Wing, HKDF-SHA256, ChaCha20-Poly1305") && said.contains("X-Wing: ML-KEM-768, X25519"), "{said}");
+    // One kind at a time, and one suite's.
+    place.run(["seal", "-R", "pq.pub", "-r", &place.recipient], b"x").failed(2, "cannot be mixed in one DEK block");
+    place.run(["seal", "-R", "pq.pub", "--suite", "1"], b"x").failed(2, "suite 1 is for X25519 recipients");
+    place.run(["seal", "-r", &place.recipient, "--suite", "4"], b"x").failed(2, "suite 4 is for X-Wing recipients");
+    place.write("sealed", &sealed);
+    place.run(["rewrap", "-k", "pq.key", "--add", &place.recipient, "sealed"], b"").failed(2, "cannot be mixed");
+    place.run(["rewrap", "-k", "pq.key", "--remove", &more, "sealed"], b"").silent();
+    place.run(["open", "-k", "more.key", "sealed"], b"").failed(3, "no matching key");
+    place.run(["rewrap", "-k", "pq.key", "--replace-all", "--add", &more, "sealed"], b"").silent();
+    assert_eq!(place.run(["open", "-k", "more.key", "--require-pq", "sealed"], b"").silent().out, b"for a while");
+    let classical = seal(&place, &[], b"x");
+    place.run(["rewrap", "-k", "alice.key", "--add", "pq.pub", "-"], &classical).failed(2, "cannot be mixed");
+    place
+        .run(["open", "-k", "alice.key", "--require-pq"], &classical)
+        .failed(4, "is not post-quantum, and that is required here");
+    assert_eq!(place.run(["open", "-k", "pq.key", "-k", "alice.key"], &classical).silent().out, b"x");
+}
+
 #[test]
 fn recipients_change_without_the_data() {
     let place = Place::new();

@@ -85,7 +85,7 @@ const A_MILLION: usize = 1_000_000;
 
 /// A million of what costs a receiver something and gives it nothing: each is cut off at its budget, and memory stays flat.
 fn millions_of_nothing() {
-    let key = *cmk().recipient().public_key();
+    let key = *cmk().recipient().as_x25519().unwrap();
     let one = Forge { segment_log2: 12, ..Forge::to(&[key]) };
     // Empty messages, as follow-ups and in batches.
     let mut channel = one.envelope_bound(0, 8, b"", b"x", b"", b"");
@@ -158,7 +158,7 @@ fn millions_of_nothing() {
     assert_eq!(opened, 4);
 
     // Envelopes for others, and bad frames, as they come on one connection.
-    let stranger = Forge::to(&[*Cmk::from_x25519(&[2; 32]).recipient().public_key()]).envelope(0, 0, b"", b"x");
+    let stranger = Forge::to(&[*Cmk::from_x25519(&[2; 32]).recipient().as_x25519().unwrap()]).envelope(0, 0, b"", b"x");
     let mut broken = stranger.clone();
     broken[150] ^= 1;
     for (message, outcome) in [(&stranger, "failures"), (&broken, "failures")] {

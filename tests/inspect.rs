@@ -109,6 +109,8 @@ fn layouts_are_told_apart() {
         let part = |name: &str| message.parts.iter().find(|part| part.name == name).unwrap();
         assert_eq!((&part("options").meaning[..], &part("suite").meaning[..]), (words, name));
         assert_eq!((part("slots[0].enc").bytes.len(), &part("flags").meaning[..]), (enc, "none"));
+        let said = if enc == 32 { "" } else { "X-Wing: ML-KEM-768, X25519" };
+        assert_eq!((&part("slots[0].enc").meaning[..], &part("slots[0].hint").meaning[..]), (said, ""));
         assert!(message.parts.iter().all(|part| part.name != "enc"));
     }
 }

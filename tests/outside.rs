@@ -24,12 +24,16 @@ fn main() {
         let there = path.exists();
         trial(&format!("rfc9180 base mode, {}: {name}", suite.name()), name, there, move || check(path, suite))
     });
+    let name = "xwing/xwing-draft-test-vectors.json";
+    let path = folder.join(name);
+    let there = path.exists();
+    let x_wing = trial(&format!("X-Wing: {name}"), name, there, move || x_wing(path));
     let programs = [
         trial("keys of OpenSSL", "openssl", runs("openssl"), openssl_keys),
         trial("binary output on a terminal", "script", runs("script"), terminal),
         trial("progress on a terminal", "script", runs("script"), progress),
     ];
-    libtest_mimic::run(&Arguments::from_args(), vectors.into_iter().chain(programs).collect()).exit();
+    libtest_mimic::run(&Arguments::from_args(), vectors.into_iter().chain([x_wing]).chain(programs).collect()).exit();
 }
 
 fn trial(name: &str, needs: &str, there: bool, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
@@ -58,6 +62,24 @@ fn check(path: PathBuf, suite: Suite) -> Result<(), Failed> {
         }
     }
     assert_eq!(run, 1, "one base-mode vector a file");
+    Ok(())
+}
+
+/// Keys, encapsulations with the sender's random bytes, and decapsulations, in every byte.
+fn x_wing(path: PathBuf) -> Result<(), Failed> {
+    let all: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    let all = all.as_array().ok_or("an array")?;
+    for vector in all {
+        let seed: [u8; 32] = hex(&vector["seed"]).try_into().unwrap();
+        assert_eq!(seed[..], hex(&vector["sk"]));
+        let public = testing::pq::public(&seed);
+        assert_eq!(public[..], hex(&vector["pk"]));
+        let eseed = hex(&vector["eseed"]).try_into().unwrap();
+        let (enc, shared) = testing::pq::encapsulate(&public, &eseed).unwrap();
+        assert_eq!((&enc[..], &shared[..]), (&hex(&vector["ct"])[..], &hex(&vector["ss"])[..]));
+        assert_eq!(testing::pq::decapsulate(&seed, &enc), Some(shared));
+    }
+    assert_eq!(all.len(), 3);
     Ok(())
 }
 

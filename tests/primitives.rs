@@ -207,7 +207,7 @@ fn we_open_slots_of_the_hpke_crate() {
         &mut rng,
     )
     .unwrap();
-    let hint = kit::rotating_hint(&forge.salt, cmk.recipient().public_key());
+    let hint = kit::rotating_hint(&forge.salt, cmk.recipient().as_x25519().unwrap());
     forge.slots.push([&hint[..], &enc.to_bytes(), &wrapped].concat());
     let opened = Opener::new(Keyring::from(cmk)).open(&forge.envelope(0, 0, b"ctx", b"from a peer")).unwrap();
     assert_eq!((&opened.payload[..], &opened.context[..]), (&b"from a peer"[..], &b"ctx"[..]));
@@ -217,7 +217,7 @@ fn we_open_slots_of_the_hpke_crate() {
 #[test]
 fn contexts_agree_at_every_sequence_number() {
     let secret = <X25519HkdfSha256 as hpke::Kem>::PrivateKey::from_bytes(&[7; 32]).unwrap();
-    let public = *Cmk::from_x25519(&[7; 32]).recipient().public_key();
+    let public = *Cmk::from_x25519(&[7; 32]).recipient().as_x25519().unwrap();
     let (enc, mut peer_seals) = hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
         &OpModeS::Base,
         &<X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(&public).unwrap(),
@@ -260,7 +260,7 @@ fn a_key_held_elsewhere() {
             }
             let enc = array(enc);
             let dh = Backend::Rust.x25519(&[7; 32], &enc).unwrap_or_default();
-            sealwire::SharedSecret::from_x25519(&dh, &enc, self.recipient.public_key())
+            sealwire::SharedSecret::from_x25519(&dh, &enc, self.recipient.as_x25519().unwrap())
                 .map_err(|_| sealwire::DecapsulateError::Refused)
         }
     }

@@ -52,10 +52,18 @@ fn files_of_any_size_run() {
     assert!(!said.contains(".part"), "{said}");
 }
 
+#[test]
+fn post_quantum_runs() {
+    let (worked, said) = run(&blocks("sh")[3]);
+    assert!(worked, "{said}");
+    assert_eq!(said.lines().filter(|line| *line == "for thirty years").count(), 1, "{said}");
+    assert!(said.contains("3: X-Wing") || said.contains("4: X-Wing"), "{said}");
+}
+
 /// The other commands are those that CI runs: here it is checked that they are what the README says.
 #[test]
 fn the_other_commands_are_those_of_ci() {
-    let others = &blocks("sh")[3..];
+    let others = &blocks("sh")[4..];
     assert_eq!(others, ["cargo run --release --features cli -- demo", "tests/run"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let ci = fs::read_to_string(root.join(".ci/run")).unwrap();

@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use kit::TestRng;
 use libtest_mimic::{Arguments, Failed, Trial};
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, HintMode, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Recipient, Reuse,
-    Rewrap, Role, Sealer, SenderKey, Senders, Suite, VerifyingKey,
+    ChannelOpener, ChannelSealer, Cmk, HintMode, Kem, Keyring, OpenError, Opened, Opener, ParseError, Policy, PolicyError,
+    Recipient, Reuse, Rewrap, RewrapError, Role, Sealer, SenderKey, Senders, Suite, VerifyingKey,
     armor::{ArmorReader, ArmorWriter},
     stream::{OpenReader, StreamError},
 };
@@ -127,6 +127,31 @@ fn sender_name(standing: &str, key: Option<String>) -> String {
     format!("{standing} {}", key.unwrap_or_default())
 }
 
+/// The suites that this build has; the second implementation has all of them.
+const SUITES: &[Suite] = &[
+    Suite::X25519ChaCha20Poly1305,
+    Suite::X25519Aes256Gcm,
+    #[cfg(feature = "pq")]
+    Suite::XWingChaCha20Poly1305,
+    #[cfg(feature = "pq")]
+    Suite::XWingAes256Gcm,
+];
+
+/// A secret of 32 bytes as a key of either kind.
+fn cmk(kem: Kem, secret: &[u8; 32]) -> Cmk {
+    match kem {
+        #[cfg(feature = "pq")]
+        Kem::XWing => Cmk::from_xwing(secret),
+        _ => Cmk::from_x25519(secret),
+    }
+}
+
+/// Secrets as keys of every kind that this build has.
+fn keyring(secrets: &[[u8; 32]]) -> Keyring {
+    let kems: std::collections::HashSet<_> = SUITES.iter().map(|suite| suite.kem()).collect();
+    secrets.iter().flat_map(|secret| kems.iter().map(|kem| cmk(*kem, secret))).collect()
+}
+
 /// One message or channel under test.
 struct Case {
     bytes: Vec<u8>,
@@ -190,7 +215,7 @@ impl Case {
             accept.iter().filter_map(|name| name.parse().ok()).fold(Senders::new(keys), Senders::also)
         });
         let policy = Policy { binding: self.binding.clone(), senders, ..Policy::default() };
-        let opener = Opener::builder(self.secrets.iter().map(Cmk::from_x25519).collect()).policy(policy).build();
+        let opener = Opener::builder(keyring(&self.secrets)).policy(policy).build();
         let part = |opened: Opened| {
             let sender = sender_name(&opened.sender.standing().to_string(), opened.sender.key().map(|key| hex(key.as_bytes())));
             (opened.context.to_vec(), opened.payload.to_vec(), sender)
@@ -320,6 +345,7 @@ impl Dice {
         let seed = rng.bytes(32).try_into().unwrap_or_default();
         let key = if rng.below(4) == 0 { [0x58; 32] } else { kit::verifying_key(&seed) };
         let signs = pick(rng, &[Signs::Nothing, Signs::Dek, Signs::Message]);
+        let suite = pick(rng, SUITES);
         Self {
             signs: if role.is_some() && signs == Signs::Message { Signs::Dek } else { signs },
             seed,
@@ -327,8 +353,8 @@ impl Dice {
             reader: secrets[rng.below(n)],
             secrets,
             hints: pick(rng, &[HintMode::None, HintMode::Rotating, HintMode::Static]),
-            suite: pick(rng, &[Suite::X25519ChaCha20Poly1305, Suite::X25519Aes256Gcm]),
-            own: rng.below(3) == 0,
+            suite,
+            own: rng.below(3) == 0 && suite.kem() == Kem::X25519,
             pad: rng.below(3) == 0,
             log2: pick(rng, &[12, 12, 16]),
             binding: rng.bytes(binding),
@@ -354,7 +380,7 @@ impl Dice {
     }
 
     fn sealer(&self, reuse: u64) -> Result<Sealer, Failed> {
-        let to = self.secrets.iter().map(|secret| Cmk::from_x25519(secret).recipient().clone());
+        let to = self.secrets.iter().map(|secret| cmk(self.suite.kem(), secret).recipient().clone());
         let builder = Sealer::builder().to_all(to).hints(self.hints).enc_per_slot(self.own).pad(self.pad).segment_log2(self.log2);
         let builder =
             builder.suite(self.suite).binding(self.binding.clone()).reuse(Reuse { messages: reuse, ..Reuse::default() });
@@ -400,7 +426,8 @@ impl Dice {
 
     /// Sealed by the reference.
     fn ask_to_seal(&self, rng: &mut TestRng, reference: &mut Reference) -> Result<(Case, Released), Failed> {
-        let to: Vec<_> = self.secrets.iter().map(|secret| hex(Cmk::from_x25519(secret).recipient().public_key())).collect();
+        let public = |secret| hex(cmk(self.suite.kem(), secret).recipient().public_key());
+        let to: Vec<_> = self.secrets.iter().map(public).collect();
         let hints = format!("{:?}", self.hints).to_lowercase();
         let mut question = json!({
             "to": to, "hints": hints, "enc_per_slot": self.own, "segment_log2": self.log2, "suite": self.suite.number(), "binding": hex(&self.binding),
@@ -522,14 +549,21 @@ fn rewraps(reference: &mut Reference) -> Result<(), Failed> {
         let add: Vec<_> = strangers.iter().chain(&dice.secrets).filter(|_| rng.below(4) == 0).copied().collect();
         let all_keys = dice.secrets.iter().chain(&strangers);
         let remove: Vec<_> = all_keys.filter(|_| !replace_all && rng.below(6) == 0).copied().collect();
-        let recipient = |secret: &[u8; 32]| Cmk::from_x25519(secret).recipient().clone();
+        // Now and then the others are of the other kind, and are refused.
+        let kem = pick(&mut rng, SUITES).kem();
+        let recipient = |secret: &[u8; 32]| {
+            let kem = if strangers.contains(secret) { kem } else { dice.suite.kem() };
+            cmk(kem, secret).recipient().clone()
+        };
         let public = |secrets: &[[u8; 32]]| secrets.iter().map(|s| hex(recipient(s).public_key())).collect::<Vec<_>>();
         let mut change = Rewrap::new();
         change = add.iter().fold(change, |change, secret| change.to(recipient(secret)));
         change = remove.iter().fold(change, |change, secret| change.without(recipient(secret)));
         change = if replace_all { change.replace_all() } else { change };
         change = if weaken { change.weaken_proof() } else { change };
-        let ours = change.block(block, &[dice.reader].iter().map(Cmk::from_x25519).collect());
+        let ours = change.block(block, &keyring(&[dice.reader]));
+        let added_another = add.iter().any(|secret| recipient(secret).kem() != dice.suite.kem());
+        assert!(!added_another || matches!(ours, Err(RewrapError::OtherKem { .. } | RewrapError::WeakensProof)), "rewrap {i}");
         let theirs = reference.ask(&json!({
             "op": "rewrap", "block": hex(block), "keys": [hex(&dice.reader)], "add": public(&add), "remove": public(&remove),
             "replace_all": replace_all, "weaken": weaken,
@@ -755,13 +789,18 @@ fn armor_mutants(reference: &mut Reference) -> Result<(), Failed> {
 
 fn key_strings(reference: &mut Reference) -> Result<(), Failed> {
     let mut rng = TestRng::new(14);
-    for _ in 0..100 {
-        let cmk = Cmk::from_x25519(&rng.bytes(32).try_into().unwrap_or_default());
+    for i in 0..100 {
+        let kem = SUITES[i % SUITES.len()].kem();
+        let cmk = cmk(kem, &rng.bytes(32).try_into().unwrap_or_default());
         let ours = cmk.recipient().to_string();
         let said = reference.ask(&json!({ "op": "key", "string": ours }))?;
-        assert_eq!(said["ok"], json!({ "kind": "recipient", "key": hex(cmk.recipient().public_key()) }));
-        let theirs =
-            reference.ask(&json!({ "op": "key-string", "kind": "recipient", "key": hex(cmk.recipient().public_key()) }))?;
+        let public = hex(cmk.recipient().public_key());
+        let mut wanted = json!({ "kind": "recipient", "key": public });
+        if kem == Kem::XWing {
+            wanted["kem"] = kem.id().into();
+        }
+        assert_eq!(said["ok"], wanted);
+        let theirs = reference.ask(&json!({ "op": "key-string", "kind": "recipient", "key": public, "kem": kem.id() }))?;
         assert_eq!(theirs["ok"], ours);
         let sender = SenderKey::from_ed25519(&rng.bytes(32).try_into().unwrap_or_default());
         let public = hex(sender.verifying_key().as_bytes());
@@ -774,7 +813,7 @@ fn key_strings(reference: &mut Reference) -> Result<(), Failed> {
         assert_eq!(SenderKey::from_ed25519(&seed).verifying_key(), sender.verifying_key());
         let secret = reference.ask(&json!({ "op": "key", "string": cmk.to_text().as_str() }))?;
         let secret: [u8; 32] = unhex(secret["ok"]["key"].as_str().ok_or("key")?).try_into().map_err(|_| "32 bytes")?;
-        assert_eq!(Cmk::from_x25519(&secret).recipient(), cmk.recipient());
+        assert_eq!(self::cmk(kem, &secret).recipient(), cmk.recipient());
         let mut broken = ours.into_bytes();
         let at = rng.below(broken.len());
         broken[at] = b"qpzry9x8gf2tvdw0s3jn54khce6mua7lQb1io"[rng.below(37)];

@@ -25,7 +25,7 @@ fn cmk() -> Cmk {
 }
 
 fn key() -> [u8; 32] {
-    *cmk().recipient().public_key()
+    *cmk().recipient().as_x25519().unwrap()
 }
 
 /// An opener with a window of so many names, an age of a minute without tolerance, and its clock.

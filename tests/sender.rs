@@ -60,7 +60,7 @@ fn our_proofs_are_those_of_the_second_writer() {
     };
     let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let base = || to(&[1]).testing_entropy(entropy()).testing_clock(clock.clone());
-    let forge = || Forge::to(&[*recipient(1).public_key()]);
+    let forge = || Forge::to(&[*recipient(1).as_x25519().unwrap()]);
 
     let ours = base().sign_with(sender(&ALICE)).build().unwrap().seal(b"ctx", b"payload").unwrap();
     assert_eq!(ours, forge().signed(&ALICE, b"").envelope(0, 0, b"ctx", b"payload"));
@@ -144,12 +144,12 @@ fn what_a_signature_covers() {
     let at = block as u64;
     let refused = opener.open(&renumbered);
     assert!(matches!(refused, Err(OpenError::Parse(ParseError::Malformed { field: "seq", offset, .. })) if offset == at));
-    let forge = Forge::to(&[*recipient(1).public_key()]).signed_message(&ALICE, b"", b"x");
+    let forge = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed_message(&ALICE, b"", b"x");
     let on_channel = drain(ChannelOpener::new(opener.clone(), Role::Acceptor, b""), &forge.envelope(0, 8, b"", b"x")).1;
     let at = 153 + 128 + 9;
     assert!(matches!(on_channel, Err(OpenError::Parse(ParseError::Malformed { field: "flags", offset, .. })) if offset == at));
     // What a co-recipient makes under the DEK that the opener has just used is refused as well: nothing was kept.
-    let forge = Forge::to(&[*recipient(1).public_key()]).signed_message(&ALICE, b"", b"genuine");
+    let forge = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed_message(&ALICE, b"", b"genuine");
     assert!(opener.open(&forge.envelope(0, 0, b"", b"genuine")).is_ok());
     assert!(matches!(opener.open(&forge.envelope(0, 0, b"", b"forged!")), Err(OpenError::Proof)));
 }
@@ -172,7 +172,7 @@ fn the_dek_of_a_signed_message_is_asked_for_each_time() {
         let (service, keyring) = (Service::new(cmk(1)), Keyring::new());
         keyring.add_decapsulator(if alone { Arc::new(Token(service.clone())) } else { service.clone() });
         let opener = Opener::new(keyring);
-        let forge = || Forge::to(&[*recipient(1).public_key()]);
+        let forge = || Forge::to(&[*recipient(1).as_x25519().unwrap()]);
         for (signed, asked) in [(forge().signed_message(&ALICE, b"", b"x"), 3), (forge().signed(&ALICE, b""), 1)] {
             service.asked.store(0, Ordering::SeqCst);
             (0..3).for_each(|_| assert!(opener.open(&signed.envelope(0, 0, b"", b"x")).is_ok()));
@@ -224,7 +224,7 @@ impl Decapsulator for Token {
 /// Proves PRF-6: through a service, and from outside, a proof says at most group.
 #[test]
 fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
-    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let forge = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed(&ALICE, b"");
     let envelope = forge.envelope(0, 0, b"", b"x");
     let standing = |opener: &Opener| opener.open(&envelope).unwrap().sender.standing();
     assert_eq!(standing(&opener(1)), Standing::Verified);
@@ -246,7 +246,7 @@ fn a_dek_that_others_could_have_got_gives_no_verified_sender() {
 /// What is supplied is what is used, also where the cache has learned the block meanwhile.
 #[test]
 fn a_supplied_dek_is_not_taken_from_the_cache() {
-    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let forge = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed(&ALICE, b"");
     let envelope = forge.envelope(0, 0, b"", b"x");
     let opener = Opener::new(Keyring::new());
     let waiting = || match opener.begin(&envelope).unwrap() {
@@ -269,10 +269,10 @@ fn the_cache_of_envelopes_is_not_that_of_channels() {
         let message = forge.envelope_bound(0, 8 | 1, b"", b"x", b"", b"greeting");
         drain(ChannelOpener::new(opener.clone(), Role::Acceptor, b"greeting"), &message).1
     };
-    let alone = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let alone = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed(&ALICE, b"");
     assert!(opener.open(&alone.envelope(0, 0, b"", b"x")).is_ok());
     assert!(matches!(on_channel(&alone), Err(OpenError::Proof)));
-    let channel = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, &channel(false, b"greeting"));
+    let channel = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed(&ALICE, &channel(false, b"greeting"));
     assert!(on_channel(&channel).is_ok());
     assert!(matches!(opener.open(&channel.envelope(0, 0, b"", b"x")), Err(OpenError::Proof)));
 }
@@ -280,7 +280,7 @@ fn the_cache_of_envelopes_is_not_that_of_channels() {
 /// Proves USE-3: a DEK that was opened with a key of mine alone is not served from the cache once others have the key.
 #[test]
 fn a_key_that_becomes_shared_is_shared() {
-    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let forge = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed(&ALICE, b"");
     let keyring = Keyring::from(cmk(1));
     let opener = Opener::new(keyring.clone());
     let standing = |seq| opener.open(&forge.envelope(seq, 0, b"", b"x")).unwrap().sender.standing();
@@ -362,7 +362,7 @@ fn a_channel_has_one_sender() {
     let (got, end) = drain(reader(only(1, Senders::new([name(&ALICE)])), b"greeting"), &sealed(false, Role::Initiator));
     assert!(got.is_empty() && matches!(end, Err(OpenError::Policy(PolicyError::Sender(Sender::Anonymous)))));
     // Its block opens nothing outside the channel, also where somebody who has the DEK seals a message under it.
-    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, &channel(false, b"greeting"));
+    let forge = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed(&ALICE, &channel(false, b"greeting"));
     assert!(matches!(opener(1).open(&forge.envelope(0, 0, b"", b"x")), Err(OpenError::Proof)));
     let per_message = to(&[1]).sign_messages_with(sender(&ALICE)).build().unwrap();
     let sealed = ChannelSealer::new(per_message, Role::Initiator, b"").seal(b"", b"x", &mut BytesMut::new());
@@ -414,7 +414,7 @@ fn age_counts_for_signed_blocks_too() {
     let clock = Arc::new(AtomicU64::new(1_700_000_000));
     let policy = Policy { max_age: Some(Duration::from_secs(60)), ..Policy::default() };
     let opener = Opener::builder(Keyring::from(cmk(1))).policy(policy).testing_clock(clock.clone()).build();
-    let forge = Forge::to(&[*recipient(1).public_key()]).signed(&ALICE, b"");
+    let forge = Forge::to(&[*recipient(1).as_x25519().unwrap()]).signed(&ALICE, b"");
     assert_eq!(verifying_key(&ALICE), *name(&ALICE).as_bytes());
     assert!(opener.open(&forge.envelope(0, 0, b"", b"x")).is_ok());
     clock.fetch_add(361, Ordering::SeqCst);

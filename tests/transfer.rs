@@ -597,3 +597,16 @@ fn idle_connections_are_closed() {
     assert!(peer.answer().is_none());
     assert!((800..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
+
+/// To a post-quantum recipient; and a listener that asks for one takes nothing else.
+#[test]
+fn post_quantum_transfers() {
+    let place = Place::new();
+    let pq = place.run(["keygen", "--pq", "-o", "pq.key"], b"").line();
+    place.write("report.txt", b"for a while");
+    let send = |listener: &Listener, to: &str| place.run(["send", "--to", &listener.address, "-r", to, "report.txt"], b"");
+    let listener = place.listen("inbox", &["-k", "pq.key", "--require-pq"]);
+    send(&listener, &place.recipient).failed(5, "does it have the key?");
+    assert_eq!(send(&listener, &pq).code, 0);
+    assert_eq!((place.names("inbox"), place.read("inbox/report.txt")), (vec!["report.txt".to_owned()], b"for a while".to_vec()));
+}

@@ -8,12 +8,29 @@ pub mod targets;
 use std::{fs, io::Read, path::Path, sync::OnceLock};
 
 use bytes::BytesMut;
-use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Keyring, Opener, Policy, Reuse, Role, Sealer, SenderKey, Suite};
+use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Kem, Keyring, Opener, Policy, Reuse, Role, Sealer, SenderKey, Suite};
 
 /// The receiver. It keeps opened DEKs, so that a genuine block costs its Diffie-Hellman once and not once a run.
 pub fn opener() -> Opener {
     static MADE: OnceLock<Opener> = OnceLock::new();
-    MADE.get_or_init(|| Opener::new(Keyring::from(Cmk::from_x25519(&[1; 32])))).clone()
+    MADE.get_or_init(|| Opener::new(keyring(&[[1; 32]]))).clone()
+}
+
+/// The key of a kind whose secret is this byte.
+pub fn cmk(kem: Kem, byte: u8) -> Cmk {
+    match kem {
+        #[cfg(feature = "pq")]
+        Kem::XWing => Cmk::from_xwing(&[byte; 32]),
+        _ => Cmk::from_x25519(&[byte; 32]),
+    }
+}
+
+/// Secrets as keys of every kind.
+pub fn keyring(secrets: &[[u8; 32]]) -> Keyring {
+    let keyring: Keyring = secrets.iter().map(Cmk::from_x25519).collect();
+    #[cfg(feature = "pq")]
+    secrets.iter().for_each(|seed| keyring.add(Cmk::from_xwing(seed)));
+    keyring
 }
 
 /// Who signs.
@@ -35,8 +52,13 @@ pub fn envelopes() -> &'static [(Vec<u8>, Vec<u8>)] {
         let signed = sealer().sign_with(sender()).build();
         let signed_itself = sealer().sign_messages_with(sender()).segment_log2(12).build();
         let aes = sealer().suite(Suite::X25519Aes256Gcm).sign_with(sender()).segment_log2(12).build();
+        #[cfg(not(feature = "pq"))]
+        let pq = None;
+        #[cfg(feature = "pq")]
+        let pq = Some(Sealer::builder().to(cmk(Kem::XWing, 1).recipient().clone()).sign_with(sender()).build());
         [(plain, 5), (padded, 20), (several, 5000), (signed, 7), (signed_itself, 4100), (aes, 4200)]
             .into_iter()
+            .chain(pq.map(|pq| (pq, 6)))
             .map(|(sealer, len)| {
                 let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
                 (sealer.unwrap().seal(b"ctx", &payload).unwrap(), payload)
@@ -88,6 +110,7 @@ pub struct Vector {
     pub keys: Vec<[u8; 32]>,
     pub binding: Vec<u8>,
     pub bytes: Vec<u8>,
+    keyring: OnceLock<Keyring>,
 }
 
 impl Vector {
@@ -106,14 +129,18 @@ impl Vector {
             bytes = plain;
         }
         let keys = get("keys:")?.split_whitespace().map(|key| hex(key).try_into().unwrap()).collect();
-        Some(Self { is_envelope: get("read-as:")? == "envelope", keys, binding: hex(get("binding:")?), bytes })
+        // What is not built is only inspected.
+        let is_built = cfg!(feature = "pq") || !path.file_name()?.to_str()?.starts_with("pq-");
+        let is_envelope = is_built && get("read-as:")? == "envelope";
+        Some(Self { is_envelope, keys, binding: hex(get("binding:")?), bytes, keyring: OnceLock::new() })
     }
 
     /// A reader with the vector's keys. It keeps no DEKs: what was opened before must not decide.
     pub fn opener(&self) -> Opener {
         let policy = Policy { binding: self.binding.clone(), ..Policy::default() };
         let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
-        Opener::builder(self.keys.iter().map(Cmk::from_x25519).collect()).policy(policy).cache(cache).build()
+        let keyring = self.keyring.get_or_init(|| keyring(&self.keys)).clone();
+        Opener::builder(keyring).policy(policy).cache(cache).build()
     }
 }
 

@@ -12,6 +12,7 @@ use hkdf::{
     hmac::{Hmac, Mac},
 };
 use sha2::{Digest, Sha256};
+use x_wing::{DecapsulationKeyRejectNonContrib, Decapsulator, KeyExport, TryDecapsulate};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 /// Takes `n` bytes off the front.
@@ -39,7 +40,7 @@ fn aead_open(suite: u8, key: &[u8], nonce: &[u8], aad: &[u8], msg: &[u8]) -> Opt
     let nonce: [u8; 12] = nonce.try_into().unwrap();
     let (key, payload) = (key.try_into().unwrap(), Payload { msg, aad });
     match suite {
-        1 => ChaCha20Poly1305::new(key).decrypt(&nonce.into(), payload).ok(),
+        1 | 3 => ChaCha20Poly1305::new(key).decrypt(&nonce.into(), payload).ok(),
         _ => Aes256Gcm::new(key).decrypt(&nonce.into(), payload).ok(),
     }
 }
@@ -48,8 +49,16 @@ fn label(name: &str, suite: u8) -> Vec<u8> {
     [b"sealwire v1 ", name.as_bytes(), &[suite]].concat()
 }
 
-/// Section 6.1, backwards.
-fn unwrap(number: u8, secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<Vec<u8>> {
+fn labeled(suite: &[u8], label: &[u8], ikm: &[u8]) -> Vec<u8> {
+    [b"HPKE-v1", suite, label, ikm].concat()
+}
+
+fn sized(len: u8, suite: &[u8], name: &[u8], info: &[u8]) -> Vec<u8> {
+    [&[0, len][..], b"HPKE-v1", suite, name, info].concat()
+}
+
+/// RFC 9180, 4.1.
+fn decapsulate_x25519(secret: &[u8; 32], enc: &[u8]) -> Option<Vec<u8>> {
     let secret = StaticSecret::from(*secret);
     let public = PublicKey::from(&secret).to_bytes();
     let enc: [u8; 32] = enc.try_into().unwrap();
@@ -58,16 +67,36 @@ fn unwrap(number: u8, secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<V
         return None;
     }
     let kem = b"KEM\x00\x20";
-    // 3.5: the AEAD's identifier
-    let suite = &[b"HPKE\x00\x20\x00\x01\x00", &[4 - number][..]].concat()[..];
-    let label = |suite: &[u8], label: &[u8], ikm: &[u8]| [b"HPKE-v1", suite, label, ikm].concat();
-    let sized = |len: u8, suite: &[u8], name: &[u8], info: &[u8]| [&[0, len][..], b"HPKE-v1", suite, name, info].concat();
-    let eae = extract(b"", &label(kem, b"eae_prk", dh.as_bytes()));
-    let shared = expand(&eae, &sized(32, kem, b"shared_secret", &[enc, public].concat()), 32);
-    let psk = extract(b"", &label(suite, b"psk_id_hash", b""));
-    let info = extract(b"", &label(suite, b"info_hash", &[b"sealwire v1 dek", &[number][..]].concat()));
+    let eae = extract(b"", &labeled(kem, b"eae_prk", dh.as_bytes()));
+    Some(expand(&eae, &sized(32, kem, b"shared_secret", &[enc, public].concat()), 32))
+}
+
+/// Section 6.1.1.
+fn x_wing(seed: &[u8; 32]) -> DecapsulationKeyRejectNonContrib {
+    DecapsulationKeyRejectNonContrib::new(seed.into())
+}
+
+/// KEM id, public key.
+fn key(number: u8, secret: &[u8; 32]) -> Vec<u8> {
+    match number {
+        1 | 2 => [&b"\x00\x20"[..], PublicKey::from(&StaticSecret::from(*secret)).as_bytes()].concat(),
+        _ => [&b"\x64\x7a"[..], &x_wing(secret).encapsulation_key().to_bytes()].concat(),
+    }
+}
+
+/// Section 6.1, backwards.
+fn unwrap(number: u8, secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<Vec<u8>> {
+    let shared = match number {
+        1 | 2 => decapsulate_x25519(secret, enc)?,
+        _ => x_wing(secret).try_decapsulate(enc.try_into().unwrap()).ok()?.to_vec(),
+    };
+    // 3.5: the identifiers of KEM and AEAD
+    let (kem, aead) = ([b"\x00\x20", b"\x64\x7a"][usize::from(number > 2)], [2, 3][usize::from(number % 2)]);
+    let suite = &[b"HPKE", &kem[..], b"\x00\x01\x00", &[aead]].concat()[..];
+    let psk = extract(b"", &labeled(suite, b"psk_id_hash", b""));
+    let info = extract(b"", &labeled(suite, b"info_hash", &[b"sealwire v1 dek", &[number][..]].concat()));
     let context = [&[0][..], &psk, &info].concat();
-    let secret = extract(&shared, &label(suite, b"secret", b""));
+    let secret = extract(&shared, &labeled(suite, b"secret", b""));
     let key = expand(&secret, &sized(32, suite, b"key", &context), 32);
     aead_open(number, &key, &expand(&secret, &sized(12, suite, b"base_nonce", &context), 12), b"", wrapped)
 }
@@ -86,20 +115,22 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
     let (raw, message) = whole.split_at(block_len);
     let mut block = &raw[8..];
     let (suite, options) = (number(&mut block, 1)?, number(&mut block, 1)?);
-    // Suites 3 and 4 are not built; options 3.2.
-    (matches!(suite, 1 | 2) && options & 0b1110_0000 == 0 && options & 3 != 3 && options & 0x14 != 0x10).then_some(())?;
+    // 3.2
+    (matches!(suite, 1..=4) && options & 0b1110_0000 == 0 && options & 3 != 3 && options & 0x14 != 0x10).then_some(())?;
     let suite = suite as u8;
+    (suite <= 2 || options & 8 == 0).then_some(())?;
     let (slots, externals) = (number(&mut block, 2)?, number(&mut block, 1)?);
     (slots + externals > 0 && slots <= 1024 && externals <= 4 && (slots > 0 || options & 0x0b == 0)).then_some(())?;
     let created_at = take(&mut block, 8)?;
     (u64::from_be_bytes(created_at.try_into().unwrap()) <= 253_402_300_799).then_some(())?;
     let salt = take(&mut block, 16)?;
-    let own = options & 8 != 0;
+    let own = suite > 2 || options & 8 != 0;
+    let enc_len = if suite > 2 { 1120 } else { 32 };
     let shared = if own || slots == 0 { None } else { Some(take(&mut block, 32)?) };
     let mut found = Vec::new();
     for _ in 0..slots {
         let hint = take(&mut block, 4)?;
-        let enc = if own { take(&mut block, 32)? } else { shared? };
+        let enc = if own { take(&mut block, enc_len)? } else { shared? };
         found.push((hint, enc, take(&mut block, 48)?));
         (options & 3 != 0 || hint == [0; 4]).then_some(())?;
     }
@@ -201,8 +232,7 @@ fn find(
 ) -> Option<Vec<u8>> {
     let mut trials = 0;
     for secret in keys {
-        let public = PublicKey::from(&StaticSecret::from(*secret)).to_bytes();
-        let fingerprint = Sha256::digest([&b"sealwire v1 key\x00\x20"[..], &public].concat());
+        let fingerprint = Sha256::digest([&b"sealwire v1 key"[..], &key(suite, secret)].concat());
         let rotating = Sha256::digest([&b"sealwire v1 hint"[..], salt, &fingerprint].concat());
         let mut tried = Vec::new();
         for (hint, enc, wrapped) in slots {

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use sealwire::{
-    ChannelOpener, Cmk, Keyring, Limits, Opened, Opener, Recipient, Rewrap, Role, SenderKey,
+    ChannelOpener, Cmk, Kem, Keyring, Limits, Opened, Opener, Recipient, Rewrap, Role, SenderKey,
     Standing::{Anonymous, Origin, SignedRewrapped},
     VerifyingKey,
     armor::{ArmorReader, ArmorWriter},
@@ -22,7 +22,7 @@ use sealwire::{
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::codec::Decoder;
 
-use super::{channel, edit, envelopes, opener, pieces, slow, vectors};
+use super::{channel, cmk, edit, envelopes, opener, pieces, slow, vectors};
 
 /// parse(x) = Ok(y)  =>  encode(y) = x
 pub fn block(data: &[u8]) {
@@ -185,10 +185,13 @@ pub fn rewrap(data: &[u8]) {
     let Some(([kind, how], rest)) = data.split_first_chunk::<2>() else { return };
     let (genuine, payload) = &envelopes()[usize::from(*kind) % envelopes().len()];
     let bytes = edit(genuine, rest);
-    let (old, new) = (Cmk::from_x25519(&[1; 32]), Cmk::from_x25519(&[2; 32]));
+    // Of the kind that the genuine block is for, and now and then of the other.
+    let kem = DekBlock::parse(genuine, &Limits::default()).unwrap().1.suite.kem();
+    let (old, new) = (cmk(kem, 1), if how & 0x80 == 0 { cmk(kem, 2) } else { cmk(Kem::X25519, 2) });
     let change = Rewrap::new().to(new.recipient().clone()).weaken_proof();
     let change = if how & 1 == 0 { change } else { change.replace_all() };
     let Ok(again) = sealwire::rewrap(&bytes, &Keyring::from(old), &change) else { return };
+    assert_eq!(new.recipient().kem(), kem, "recipients of two kinds in one block");
     let block = DekBlock::parse(&bytes, &Limits::default()).unwrap().0;
     assert!(genuine.starts_with(block), "a block that was changed was taken for genuine");
     let opened = Opener::new(Keyring::from(new)).open(&again);

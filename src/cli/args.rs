@@ -3,8 +3,9 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
+    keys::Recipient,
     open::Standing,
-    wire::{HintMode, Suite},
+    wire::{HintMode, Kem, Suite},
 };
 
 const EXIT_CODES: &str = "Exit codes:
@@ -41,7 +42,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Make a CMK, or a sender's key: write its key file, print its public half
     #[command(
-        after_help = "Examples:\n  sealwire keygen -o alice.key > alice.pub\n  sealwire keygen --sender -o me.key > me.sender"
+        after_help = "Examples:\n  sealwire keygen -o alice.key > alice.pub\n  sealwire keygen --pq -o alice-pq.key > alice-pq.pub\n  sealwire keygen --sender -o me.key > me.sender"
     )]
     Keygen(KeygenArgs),
     /// Print the public half of a key file: its recipient, or its sender
@@ -86,6 +87,9 @@ pub(crate) struct KeygenArgs {
     /// Make a sender's key (Ed25519), which signs and opens nothing
     #[arg(long)]
     pub(crate) sender: bool,
+    /// Make a post-quantum CMK (X-Wing: ML-KEM-768 and X25519), whose recipient is 1,959 characters long
+    #[arg(long, conflicts_with = "sender")]
+    pub(crate) pq: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -131,7 +135,7 @@ impl std::convert::From<Hints> for HintMode {
 /// KEM, KDF and AEAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SuiteChoice {
-    /// The one that this processor seals with faster; 1 where the size is not known to fit 2
+    /// For these recipients, the one that this processor seals with faster; 1 or 3 where the size is not known to fit 2 or 4
     Auto,
     /// X25519, HKDF-SHA256, ChaCha20-Poly1305
     #[value(name = "1")]
@@ -139,18 +143,27 @@ pub(crate) enum SuiteChoice {
     /// X25519, HKDF-SHA256, AES-256-GCM: payloads of up to 256 GiB
     #[value(name = "2")]
     Two,
+    /// X-Wing, HKDF-SHA256, ChaCha20-Poly1305, for post-quantum recipients
+    #[value(name = "3")]
+    Three,
+    /// X-Wing, HKDF-SHA256, AES-256-GCM, for post-quantum recipients: payloads of up to 256 GiB
+    #[value(name = "4")]
+    Four,
 }
 
 impl SuiteChoice {
-    /// For messages of at most so many bytes, where that is known.
-    pub(crate) fn for_messages_of(self, len: Option<u64>) -> Suite {
+    /// For these recipients, and messages of at most so many bytes where that is known.
+    pub(crate) fn for_messages_of(self, len: Option<u64>, to: &[Recipient]) -> Suite {
+        let kem = to.first().map_or(Kem::X25519, Recipient::kem);
         let fastest = Suite::fastest;
         match self {
             Self::One => Suite::X25519ChaCha20Poly1305,
             Self::Two => Suite::X25519Aes256Gcm,
+            Self::Three => Suite::XWingChaCha20Poly1305,
+            Self::Four => Suite::XWingAes256Gcm,
             // A little less than the limit: padding counts too.
-            Self::Auto if len.is_some_and(|len| len <= fastest().longest_message() / 2) => fastest(),
-            Self::Auto => Suite::X25519ChaCha20Poly1305,
+            Self::Auto if len.is_some_and(|len| len <= fastest().longest_message() / 2) => fastest().with_kem(kem),
+            Self::Auto => Suite::X25519ChaCha20Poly1305.with_kem(kem),
         }
     }
 }
@@ -263,6 +276,9 @@ pub(crate) struct OpenArgs {
     /// Refuse any other context
     #[arg(long, value_name = "TEXT")]
     pub(crate) expect_context: Option<String>,
+    /// Refuse what is not sealed under a post-quantum suite
+    #[arg(long)]
+    pub(crate) require_pq: bool,
     /// Open it and write nothing
     #[arg(long, conflicts_with = "output")]
     pub(crate) check: bool,
@@ -304,6 +320,9 @@ pub(crate) struct ListenArgs {
     pub(crate) keys: Keys,
     #[command(flatten)]
     pub(crate) from: From,
+    /// Refuse what is not sealed under a post-quantum suite
+    #[arg(long)]
+    pub(crate) require_pq: bool,
     /// A folder for what arrives, or - for standard output
     #[arg(long, value_name = "DIR|-")]
     pub(crate) out: PathBuf,

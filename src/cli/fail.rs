@@ -117,7 +117,11 @@ impl From<OpenError> for Failure {
 impl From<SealError> for Failure {
     fn from(error: SealError) -> Self {
         let code = match error {
-            SealError::NoRecipient | SealError::RecipientTwice(_) | SealError::SegmentSize(_) => Code::Usage,
+            SealError::NoRecipient
+            | SealError::RecipientTwice(_)
+            | SealError::MixedRecipients
+            | SealError::KemOfSuite { .. }
+            | SealError::SegmentSize(_) => Code::Usage,
             SealError::LimitExceeded(_) | SealError::UnsupportedSuite(_) => Code::Malformed,
             _ => Code::Io,
         };

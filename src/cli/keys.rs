@@ -23,6 +23,7 @@ use crate::{
         senders_from_list,
     },
     open::Senders,
+    wire::Kem,
 };
 
 /// No list of recipients is longer.
@@ -39,9 +40,10 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
         note(&format!("sender's key file: {}", show(&args.output)));
         return print_line(&key.verifying_key().to_string());
     }
-    let cmk = Cmk::generate()?;
+    let cmk = if args.pq { Cmk::generate_pq()? } else { Cmk::generate()? };
     write_key_file(&args.output, &cmk_to_key_file(&cmk, &created))?;
-    note(&format!("key file: {}  fingerprint: {}", show(&args.output), cmk.recipient().fingerprint()));
+    let kind = if args.pq { "post-quantum key file" } else { "key file" };
+    note(&format!("{kind}: {}  fingerprint: {}", show(&args.output), cmk.recipient().fingerprint()));
     print_line(&cmk.recipient().to_string())
 }
 
@@ -53,6 +55,9 @@ pub(super) fn recipient(args: &RecipientArgs) -> Result<(), Failure> {
         return print_line(&sender.verifying_key().to_string());
     }
     let cmk = cmk_from_key_file(&content).map_err(|error| Failure::from(error).about(show(&args.keyfile)))?;
+    if cmk.recipient().kem() == Kem::XWing {
+        note("a post-quantum key (X-Wing)");
+    }
     if args.fingerprint {
         print_line(&cmk.recipient().fingerprint().to_string())
     } else {

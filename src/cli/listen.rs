@@ -57,7 +57,8 @@ const OTHERS: u64 = 32;
 const ANSWER_EVERY: u64 = 1024;
 
 pub(super) fn run(args: ListenArgs) -> Result<(), Failure> {
-    let policy = Policy { max_age: Some(MAX_AGE), senders: read_senders(&args.from)?, ..Policy::default() };
+    let (senders, require_pq) = (read_senders(&args.from)?, args.require_pq);
+    let policy = Policy { max_age: Some(MAX_AGE), senders, require_pq, ..Policy::default() };
     // Every connection has a DEK of its own, so none is worth keeping.
     let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
     let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).cache(cache).build();

@@ -27,7 +27,7 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
     let context = args.expect_context.clone().map(ExpectedContext::from);
     // Who runs this has the memory for the largest segments that there are.
     let limits = Limits { segment: 1 << SEGMENT_LOG2_MAX, ..Limits::default() };
-    let policy = Policy { context, limits, senders: read_senders(&args.from)?, ..Policy::default() };
+    let policy = Policy { context, limits, senders: read_senders(&args.from)?, require_pq: args.require_pq, ..Policy::default() };
     let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).build();
     if let Some(header) = &args.detached {
         check_apart("--detached", header, &args.input, &args.output)?;

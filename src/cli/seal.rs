@@ -25,9 +25,11 @@ use crate::{
 };
 
 pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
+    let to = read_recipients(&args.to)?;
+    let suite = args.suite.for_messages_of(if args.channel { Some(0) } else { input_len(&args.input) }, &to);
     let mut sealer = Sealer::builder()
-        .to_all(read_recipients(&args.to)?)
-        .suite(args.suite.for_messages_of(if args.channel { Some(0) } else { input_len(&args.input) }))
+        .to_all(to)
+        .suite(suite)
         .hints(args.hints.into())
         .enc_per_slot(args.enc_per_slot)
         .pad(args.pad)

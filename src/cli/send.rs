@@ -57,8 +57,9 @@ const PIECE: usize = 256 * 1024;
 
 pub(super) fn run(args: SendArgs) -> Result<(), Failure> {
     // Messages of a channel are small.
-    let suite = args.suite.for_messages_of(Some(0));
-    let mut sealer = Sealer::builder().to_all(read_recipients(&args.recipients)?).suite(suite);
+    let to = read_recipients(&args.recipients)?;
+    let suite = args.suite.for_messages_of(Some(0), &to);
+    let mut sealer = Sealer::builder().to_all(to).suite(suite);
     if let Some(path) = &args.sign_with {
         sealer = sealer.sign_with(read_sender_key(path)?);
     }

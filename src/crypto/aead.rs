@@ -14,7 +14,8 @@ impl Suite {
     /// Suite 1 or 2, whichever seals a segment faster on this processor and in this build. It is measured once for each process, in
     /// less than a millisecond where the processor knows AES.
     ///
-    /// Suite 2 is for messages that are known to fit its [limit](Self::longest_message).
+    /// Suite 2 is for messages that are known to fit its [limit](Self::longest_message). For post-quantum recipients it is
+    /// [`with_kem`](Self::with_kem) theirs.
     #[must_use]
     pub fn fastest() -> Self {
         static FASTEST: OnceLock<Suite> = OnceLock::new();

@@ -21,6 +21,15 @@ impl SharedSecret {
         }
         extract_and_expand(&Secret32::copied(dh), enc, public).map_err(|_| NotContributory)
     }
+
+    /// What X-Wing's decapsulation gave (spec 6.1.1), for keys that are held elsewhere. Wipe your own copy.
+    ///
+    /// Whoever decapsulates answers the all-zero result of X25519 with an error and not with this.
+    #[cfg(feature = "pq")]
+    #[must_use]
+    pub fn from_xwing(shared: &[u8; 32]) -> Self {
+        Self(Secret32::copied(shared))
+    }
 }
 
 /// A Diffie-Hellman result that does not depend on the secret: the other side sent a point of small order.

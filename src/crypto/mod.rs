@@ -14,12 +14,14 @@ pub(crate) mod kem;
 pub(crate) mod padme;
 pub(crate) mod proof;
 pub(crate) mod schedule;
+#[cfg(feature = "pq")]
+pub(crate) mod xwing;
 
 use crate::wire::{Kem, ParseError, Suite};
 
 /// Whether this build has a suite's KEM and AEAD: the one gate for sealing and opening.
 pub(crate) fn is_built(suite: Suite) -> bool {
-    suite.kem() == Kem::X25519
+    cfg!(feature = "pq") || suite.kem() == Kem::X25519
 }
 
 /// Refuses a suite of the registry that this build does not have. [SUI-1]

@@ -27,6 +27,12 @@ pub enum KeyError {
     /// A KEM that this build does not know.
     #[error("the key is for KEM {0:#06x}, which this build does not support")]
     UnsupportedKem(u16),
+    /// A post-quantum key, in a build without the feature `pq`.
+    #[error("the key is post-quantum (X-Wing), and this build is without the feature `pq`")]
+    WithoutPq,
+    /// A key that has no PEM form.
+    #[error("post-quantum keys (X-Wing) have no PEM form yet; they are written as key strings")]
+    NoPemForm,
     /// A DEK that is not 32 bytes.
     #[error("the data key has {0} bytes, and a DEK has 32; ask the KMS for one of 256 bits (AES_256)")]
     DekLength(usize),

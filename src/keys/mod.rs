@@ -24,6 +24,7 @@ pub use file::{
 pub use fingerprint::Fingerprint;
 pub(crate) use keyring::Candidate;
 pub use keyring::Keyring;
+pub(crate) use recipient::PublicHalf;
 pub use recipient::Recipient;
 pub use sender::{SenderKey, VerifyingKey};
 

@@ -128,7 +128,7 @@ mod tests {
         };
         let wrap = |oid: &str, with_public: Option<&[u8]>| with(oid, None, with_public);
         assert!(matches!(Cmk::from_pem(&with("1.3.101.110", Some(AnyRef::NULL), None)), Err(KeyError::Pem(_))));
-        let public = *Cmk::from_x25519(&secret).recipient().public_key();
+        let public = *Cmk::from_x25519(&secret).recipient().as_x25519().unwrap();
         assert!(Cmk::from_pem(&wrap("1.3.101.110", Some(&public))).is_ok());
         assert!(matches!(Cmk::from_pem(&wrap("1.3.101.110", Some(&[9; 32]))), Err(KeyError::Pem(_))));
         assert!(matches!(Cmk::from_pem(&wrap("1.3.101.112", None)), Err(KeyError::Pem(_))));

@@ -1,6 +1,14 @@
-use std::{fmt, str::FromStr};
+#[cfg(feature = "pq")]
+use std::sync::Arc;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+};
 
 use super::{Fingerprint, KeyError, pem, text};
+#[cfg(feature = "pq")]
+use crate::crypto::xwing::{XWING_PUBLIC_LEN, XWingPublic};
 use crate::{crypto::kem, wire::Kem};
 
 /// The public half of a CMK: what payloads are sealed to.
@@ -13,10 +21,20 @@ use crate::{crypto::kem, wire::Kem};
 /// assert_eq!(&text.parse::<sealwire::Recipient>()?, cmk.recipient());
 /// # Ok(()) }
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+///
+/// It is for one KEM ([`kem`](Self::kem)): X25519, or with the feature `pq` X-Wing. Those of one message are all for the same one.
+#[derive(Clone)]
 pub struct Recipient {
-    public: [u8; 32],
+    public: PublicHalf,
     fingerprint: Fingerprint,
+}
+
+/// What an encapsulation needs, ready for many.
+#[derive(Clone)]
+pub(crate) enum PublicHalf {
+    X25519([u8; 32]),
+    #[cfg(feature = "pq")]
+    XWing(Arc<XWingPublic>),
 }
 
 impl Recipient {
@@ -31,7 +49,21 @@ impl Recipient {
 
     /// A public key that was computed from its secret half, and so needs no vetting.
     pub(super) fn from_secret_half(public: [u8; 32]) -> Self {
-        Self { public, fingerprint: Fingerprint::of(Kem::X25519, &public) }
+        Self { public: PublicHalf::X25519(public), fingerprint: Fingerprint::of(Kem::X25519, &public) }
+    }
+
+    /// An X-Wing public key, vetted: 1,184 bytes of ML-KEM-768, 32 of X25519.
+    ///
+    /// # Errors
+    /// [`KeyError::Unsafe`] when its X25519 half is not canonical or of small order, or its ML-KEM half not as FIPS 203 §7.2 has it.
+    #[cfg(feature = "pq")]
+    pub fn from_xwing(public: &[u8; XWING_PUBLIC_LEN]) -> Result<Self, KeyError> {
+        XWingPublic::new(public).map(Self::of_xwing).map_err(KeyError::Unsafe)
+    }
+
+    #[cfg(feature = "pq")]
+    pub(super) fn of_xwing(public: XWingPublic) -> Self {
+        Self { fingerprint: Fingerprint::of(Kem::XWing, public.bytes()), public: PublicHalf::XWing(Arc::new(public)) }
     }
 
     /// Reads an SPKI document (RFC 8410), label `PUBLIC KEY`.
@@ -45,21 +77,39 @@ impl Recipient {
     /// The SPKI document (RFC 8410), as OpenSSL reads it.
     ///
     /// # Errors
-    /// [`KeyError::Pem`] when the document cannot be built.
+    /// [`KeyError::NoPemForm`] for a post-quantum key; [`KeyError::Pem`] when the document cannot be built.
     pub fn to_pem(&self) -> Result<String, KeyError> {
-        pem::write_public(&self.public, pem::X25519)
+        pem::write_public(self.as_x25519().ok_or(KeyError::NoPemForm)?, pem::X25519)
     }
 
     /// Which KEM the key is for.
     #[must_use]
     pub fn kem(&self) -> Kem {
-        Kem::X25519
+        match &self.public {
+            PublicHalf::X25519(_) => Kem::X25519,
+            #[cfg(feature = "pq")]
+            PublicHalf::XWing(_) => Kem::XWing,
+        }
     }
 
-    /// The public key, 32 bytes.
+    /// The public key: 32 bytes for X25519, 1,216 for X-Wing.
     #[must_use]
-    pub fn public_key(&self) -> &[u8; 32] {
-        &self.public
+    pub fn public_key(&self) -> &[u8] {
+        match &self.public {
+            PublicHalf::X25519(public) => public,
+            #[cfg(feature = "pq")]
+            PublicHalf::XWing(public) => public.bytes(),
+        }
+    }
+
+    /// The public key where it is one for X25519.
+    #[must_use]
+    pub fn as_x25519(&self) -> Option<&[u8; 32]> {
+        match &self.public {
+            PublicHalf::X25519(public) => Some(public),
+            #[cfg(feature = "pq")]
+            PublicHalf::XWing(_) => None,
+        }
     }
 
     /// The key's name.
@@ -68,14 +118,40 @@ impl Recipient {
         self.fingerprint
     }
 
-    pub(crate) fn encapsulate(&self, ephemeral: &kem::Ephemeral) -> Result<kem::SharedSecret, crate::crypto::Refused> {
-        ephemeral.encapsulate(&self.public)
+    pub(crate) fn half(&self) -> &PublicHalf {
+        &self.public
+    }
+
+    /// The recipient in a sentence: its string, or the beginning of one that would fill a page, and the fingerprint.
+    pub(crate) fn in_short(&self) -> String {
+        const SHOWN: usize = 16;
+        let string = self.to_string();
+        match self.kem() {
+            Kem::X25519 => string,
+            Kem::XWing => format!("{}… (fingerprint {})", string.get(..SHOWN).unwrap_or_default(), self.fingerprint),
+        }
     }
 }
 
+/// The same KEM and the same bytes, which the fingerprint stands for.
+impl PartialEq for Recipient {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for Recipient {}
+
+impl Hash for Recipient {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.fingerprint.hash(state);
+    }
+}
+
+/// The key string, `swr1…`.
 impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&text::encode_recipient(self.kem(), &self.public))
+        f.write_str(&text::encode_recipient(self.kem(), self.public_key()))
     }
 }
 
@@ -89,6 +165,13 @@ impl FromStr for Recipient {
     type Err = KeyError;
 
     fn from_str(s: &str) -> Result<Self, KeyError> {
-        Self::from_x25519(text::decode_recipient(s)?)
+        let key = text::decode_recipient(s)?;
+        match key.kem {
+            Kem::X25519 => Self::from_x25519(*key.array()?),
+            #[cfg(feature = "pq")]
+            Kem::XWing => Self::from_xwing(key.array()?),
+            #[cfg(not(feature = "pq"))]
+            Kem::XWing => Err(KeyError::WithoutPq),
+        }
     }
 }

@@ -62,21 +62,47 @@ fn encode(hrp: &str, kem_id: &[u8], key: &[u8], upper: bool) -> String {
     out
 }
 
-pub(super) fn decode_recipient(s: &str) -> Result<[u8; 32], KeyError> {
-    let key = decode(s, RECIPIENT, &Kem::X25519.id().to_be_bytes(), WANTED_RECIPIENT)?;
-    Ok(*key.bytes())
+/// The key of a string, and the KEM that it is for.
+pub(super) struct KemKey {
+    pub(super) kem: Kem,
+    data: Zeroizing<Vec<u8>>,
 }
 
-pub(super) fn decode_cmk(s: &str) -> Result<Secret32, KeyError> {
-    decode(s, CMK, &Kem::X25519.id().to_be_bytes(), WANTED_CMK)
+impl KemKey {
+    /// The key, of the length that its KEM's have.
+    pub(super) fn array<const N: usize>(&self) -> Result<&[u8; N], KeyError> {
+        // [TXT-3]
+        self.data.get(ID_LEN..).and_then(|key| key.try_into().ok()).ok_or(LENGTH)
+    }
+}
+
+const ID_LEN: usize = 2;
+const LENGTH: KeyError = KeyError::Damaged("the key has another length than its kind's");
+
+pub(super) fn decode_recipient(s: &str) -> Result<KemKey, KeyError> {
+    decode_kem_key(s, RECIPIENT, WANTED_RECIPIENT)
+}
+
+pub(super) fn decode_cmk(s: &str) -> Result<KemKey, KeyError> {
+    decode_kem_key(s, CMK, WANTED_CMK)
+}
+
+fn decode_kem_key(s: &str, hrp: &str, wanted: &'static str) -> Result<KemKey, KeyError> {
+    let data = decode(s, hrp, wanted)?;
+    let (id, _) = data.split_first_chunk().ok_or(KeyError::Damaged("it is too short"))?;
+    let id = u16::from_be_bytes(*id);
+    // [TXT-2]
+    let kem = [Kem::X25519, Kem::XWing].into_iter().find(|kem| kem.id() == id).ok_or(KeyError::UnsupportedKem(id))?;
+    Ok(KemKey { kem, data })
 }
 
 pub(super) fn decode_sender(s: &str) -> Result<[u8; 32], KeyError> {
-    Ok(*decode(s, SENDER, &[], WANTED_SENDER)?.bytes())
+    decode(s, SENDER, WANTED_SENDER)?[..].try_into().map_err(|_| LENGTH)
 }
 
 pub(super) fn decode_sender_secret(s: &str) -> Result<Secret32, KeyError> {
-    decode(s, SENDER_SECRET, &[], WANTED_SENDER_SECRET)
+    let data = decode(s, SENDER_SECRET, WANTED_SENDER_SECRET)?;
+    data[..].try_into().map(Secret32::copied).map_err(|_| LENGTH)
 }
 
 /// Whether `s` starts as a key string of this kind does.
@@ -109,7 +135,8 @@ impl Kind {
     }
 }
 
-fn decode(s: &str, hrp: &str, kem_id: &[u8], wanted: &'static str) -> Result<Secret32, KeyError> {
+/// The data of a string.
+fn decode(s: &str, hrp: &str, wanted: &'static str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     // [TXT-1]
     if !has_prefix(s, hrp) {
         return Err(KeyError::WrongKind { found: Kind::of(s).map_or("something else", Kind::describe), wanted });
@@ -117,19 +144,12 @@ fn decode(s: &str, hrp: &str, kem_id: &[u8], wanted: &'static str) -> Result<Sec
     let parsed = CheckedHrpstring::new::<LongBech32m>(s).map_err(|_| KeyError::Damaged("the checksum does not hold"))?;
     let mut data = Zeroizing::new(Vec::with_capacity(s.len()));
     data.extend(parsed.byte_iter());
-    let (id, key) = data.split_at_checked(kem_id.len()).ok_or(KeyError::Damaged("it is too short"))?;
-    // [TXT-2]
-    if id != kem_id {
-        return Err(KeyError::UnsupportedKem(id.iter().fold(0, |id, byte| id << 8 | u16::from(*byte))));
-    }
-    // [TXT-3]
-    let key: &[u8; 32] = key.try_into().map_err(|_| KeyError::Damaged("the key is not 32 bytes"))?;
     // [TXT-4]
-    let again = Zeroizing::new(encode(hrp, kem_id, key, false));
+    let again = Zeroizing::new(encode(hrp, &[], &data, false));
     if !again.eq_ignore_ascii_case(s) {
         return Err(KeyError::Damaged("its padding is not zero"));
     }
-    Ok(Secret32::copied(key))
+    Ok(data)
 }
 
 #[cfg(test)]
@@ -155,22 +175,30 @@ mod tests {
     #[test]
     fn strings_are_strict() {
         let good = encode_recipient(Kem::X25519, &[9; 32]);
-        assert!(decode_recipient(&good).is_ok());
-        assert!(decode_recipient(&good.to_uppercase()).is_ok());
+        let read = |s: &str| decode_recipient(s).and_then(|key| Ok((key.kem, *key.array::<32>()?)));
+        assert_eq!(read(&good), Ok((Kem::X25519, [9; 32])));
+        assert_eq!(read(&good.to_uppercase()), read(&good));
         let mixed: String = good.chars().enumerate().map(|(i, c)| if i % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect();
         assert!(decode_recipient(&mixed).is_err());
-        assert!(matches!(decode_recipient(&good[1..]), Err(KeyError::WrongKind { .. })));
+        assert!(matches!(read(&good[1..]), Err(KeyError::WrongKind { .. })));
         for len in [31, 33] {
             let other = encode_recipient(Kem::X25519, &[9; 33][..len]);
-            assert_eq!(decode_recipient(&other), Err(KeyError::Damaged("the key is not 32 bytes")));
+            assert_eq!(read(&other), Err(LENGTH));
         }
-        assert!(matches!(decode_recipient(&encode_recipient(Kem::XWing, &[9; 32])), Err(KeyError::UnsupportedKem(0x647a))));
+        let unknown = encode(RECIPIENT, &[0x64, 0x7b], &[9; 32], false);
+        assert_eq!(read(&unknown), Err(KeyError::UnsupportedKem(0x647b)));
+        assert_eq!(read(&encode(RECIPIENT, &[], &[0x64], false)), Err(KeyError::Damaged("it is too short")));
         let kind = |refused| match refused {
             Err(KeyError::WrongKind { found, .. }) => found,
             _ => "no other kind",
         };
         assert_eq!(kind(decode_recipient(&encode_cmk(Kem::X25519, &[9; 32])).map(|_| ())), "a secret key");
         assert_eq!(kind(decode_cmk(&good).map(|_| ())), "a recipient, the public half of a key");
+        for len in [31, 33] {
+            let (sender, secret) =
+                (encode(SENDER, &[], &[9; 33][..len], false), encode(SENDER_SECRET, &[], &[9; 33][..len], true));
+            assert_eq!((decode_sender(&sender), decode_sender_secret(&secret).map(|_| ())), (Err(LENGTH), Err(LENGTH)));
+        }
         for i in 4..good.len() {
             let mut bytes = good.clone().into_bytes();
             bytes[i] = if bytes[i] == b'q' { b'p' } else { b'q' };
@@ -188,6 +216,17 @@ mod tests {
         *last = Fe32::try_from(last.to_u8() | 1).unwrap();
         let hrp = Hrp::parse(RECIPIENT).unwrap();
         let odd: String = symbols.into_iter().with_checksum::<LongBech32m>(&hrp).chars().collect();
-        assert_eq!(decode_recipient(&odd), Err(KeyError::Damaged("its padding is not zero")));
+        assert_eq!(decode_recipient(&odd).map(|_| ()), Err(KeyError::Damaged("its padding is not zero")));
+    }
+
+    /// A build without X-Wing knows what it is that it cannot use.
+    #[cfg(not(feature = "pq"))]
+    #[test]
+    fn post_quantum_keys_are_named_where_they_are_not_built() {
+        use crate::keys::{Cmk, Recipient};
+        let recipient = encode_recipient(Kem::XWing, &[9; 1216]).parse::<Recipient>();
+        assert_eq!(recipient, Err(KeyError::WithoutPq));
+        let cmk = Cmk::from_text(&encode_cmk(Kem::XWing, &[9; 32])).map(|_| ()).unwrap_err();
+        assert!(cmk.to_string().contains("`pq`"), "{cmk}");
     }
 }

@@ -17,7 +17,8 @@ pub struct Budget {
 /// them, which serves many connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {
-    /// Decapsulations: a Diffie-Hellman for each DEK block that is not in the cache, and more where its slots tell their receivers little. 4,096
+    /// Decapsulations: a Diffie-Hellman for each DEK block that is not in the cache (X-Wing: ML-KEM's besides), and more where its slots tell
+    /// their receivers little. 4,096
     /// and 1,000 a second where nothing is said, which senders that take a DEK for every message may want raised.
     pub envelopes: Budget,
     /// Messages without a byte, those of a batch too: 65,536 and 16,384 a second.

@@ -3,10 +3,18 @@
 use bytes::BufMut;
 
 use crate::{
-    crypto::{Refused, Secret32, backend, hpke, kem::Ephemeral, proof::Proof, schedule::Schedule},
-    keys::Recipient,
+    crypto::{
+        Refused, Secret32, backend, hpke,
+        kem::{Ephemeral, SharedSecret},
+        proof::Proof,
+        schedule::Schedule,
+    },
+    keys::{PublicHalf, Recipient},
+    platform::Entropy,
     wire::{DekBlock, HintMode, Suite},
 };
+
+use super::SealError;
 
 /// What the slots of one block have in common.
 pub(crate) struct Slot<'a> {
@@ -17,21 +25,37 @@ pub(crate) struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Appends the slot of a recipient (spec 3.3, 6.1), with its enc where that is its own.
-    pub(crate) fn put(
-        &self,
-        recipient: &Recipient,
-        ephemeral: &Ephemeral,
-        own_enc: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Refused> {
+    /// Appends the slot of a recipient (spec 3.3, 6.1) under the block's one ephemeral key, which is X25519's.
+    pub(crate) fn put_shared(&self, recipient: &Recipient, ephemeral: &Ephemeral, out: &mut Vec<u8>) -> Result<(), SealError> {
         out.put_slice(&hint(self.hints, self.salt, recipient));
-        if own_enc {
-            out.put_slice(&ephemeral.enc);
-        }
-        let secret = recipient.encapsulate(ephemeral)?;
+        let secret = ephemeral.encapsulate(recipient.as_x25519().ok_or(Refused)?)?;
         out.put_slice(&hpke::wrap(self.suite, &secret, self.dek)?);
         Ok(())
+    }
+
+    /// Appends the slot of a recipient with an enc of its own. [WRAP-5]
+    pub(crate) fn put(&self, recipient: &Recipient, entropy: &mut Entropy, out: &mut Vec<u8>) -> Result<(), SealError> {
+        out.put_slice(&hint(self.hints, self.salt, recipient));
+        let secret = encapsulate(recipient, entropy, out)?;
+        out.put_slice(&hpke::wrap(self.suite, &secret, self.dek)?);
+        Ok(())
+    }
+}
+
+/// Appends a fresh enc for a recipient, and gives the secret in it.
+fn encapsulate(recipient: &Recipient, entropy: &mut Entropy, out: &mut Vec<u8>) -> Result<SharedSecret, SealError> {
+    match recipient.half() {
+        PublicHalf::X25519(public) => {
+            let ephemeral = Ephemeral::new(&entropy.secret()?)?;
+            out.put_slice(&ephemeral.enc);
+            Ok(ephemeral.encapsulate(public)?)
+        }
+        #[cfg(feature = "pq")]
+        PublicHalf::XWing(public) => {
+            let (enc, secret) = public.encapsulate(entropy.secret()?, entropy.secret()?)?;
+            out.put_slice(&enc);
+            Ok(secret)
+        }
     }
 }
 

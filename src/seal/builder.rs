@@ -16,8 +16,8 @@ use crate::{
     keys::{DataKey, Dek, Recipient, SenderKey},
     platform::{Clock, Entropy, Process},
     wire::{
-        DekBlock, Externals, HintMode, LimitExceeded, Limits, Options, PROOF_LEN, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN, SlotLayout,
-        Slots, Suite, len64,
+        DekBlock, Externals, HintMode, Kem, LimitExceeded, Limits, Options, PROOF_LEN, SEGMENT_LOG2_MAX, SEGMENT_LOG2_MIN,
+        SlotLayout, Slots, Suite, len64,
     },
 };
 
@@ -25,6 +25,9 @@ use crate::{
 #[must_use]
 pub struct SealerBuilder {
     pub(super) to: Vec<Recipient>,
+    /// What was asked for; `None` where the recipients decide.
+    pub(super) chosen: Option<Suite>,
+    /// What is sealed under, once it is built.
     pub(crate) suite: Suite,
     pub(super) hints: HintMode,
     pub(super) enc_per_slot: bool,
@@ -56,9 +59,11 @@ impl SealerBuilder {
         self
     }
 
-    /// KEM, KDF and AEAD; suite 1 where nothing is said.
+    /// KEM, KDF and AEAD; where nothing is said, ChaCha20-Poly1305 and the recipients' KEM: suite 1, or 3 for post-quantum recipients.
+    ///
+    /// The AEAD of choice for whoever the recipients are is `Suite::fastest().with_kem(recipient.kem())`.
     pub fn suite(mut self, suite: Suite) -> Self {
-        self.suite = suite;
+        self.chosen = Some(suite);
         self
     }
 
@@ -68,7 +73,8 @@ impl SealerBuilder {
         self
     }
 
-    /// Gives every slot an ephemeral key of its own, 32 bytes and a key generation more for each.
+    /// Gives every slot an ephemeral key of its own, 32 bytes and a key generation more for each. Those of post-quantum recipients have
+    /// one in any case.
     pub fn enc_per_slot(mut self, yes: bool) -> Self {
         self.enc_per_slot = yes;
         self
@@ -148,16 +154,30 @@ impl SealerBuilder {
     /// # Errors
     /// [`SealError`] for settings that no message could be sealed with.
     pub fn build(mut self) -> Result<Sealer, SealError> {
+        self.suite = self.suite_for_all()?;
+        self.enc_per_slot &= self.suite.kem() == Kem::X25519;
         self.check()?;
         // [SEG-11]
         self.limits.message = self.limits.message.min(self.suite.longest_message());
         Ok(Sealer { process: Process::current(), settings: self, epoch: None, aad: Vec::new() })
     }
 
-    fn check(&self) -> Result<(), SealError> {
-        if self.to.is_empty() && !self.through_kms {
-            return Err(SealError::NoRecipient);
+    /// The suite that was chosen, or the one of the recipients; one KEM for all of them. [WRAP-9]
+    fn suite_for_all(&self) -> Result<Suite, SealError> {
+        let Some(kem) = self.to.first().map(Recipient::kem) else {
+            return if self.through_kms { Ok(self.chosen.unwrap_or(self.suite)) } else { Err(SealError::NoRecipient) };
+        };
+        if self.to.iter().any(|recipient| recipient.kem() != kem) {
+            return Err(SealError::MixedRecipients);
         }
+        match self.chosen {
+            None => Ok(self.suite.with_kem(kem)),
+            Some(suite) if is_built(suite) && suite.kem() != kem => Err(SealError::KemOfSuite { suite, kem }),
+            Some(suite) => Ok(suite),
+        }
+    }
+
+    fn check(&self) -> Result<(), SealError> {
         if !is_built(self.suite) {
             return Err(SealError::UnsupportedSuite(self.suite.number()));
         }
@@ -192,7 +212,8 @@ impl SealerBuilder {
 
     /// Without hints a receiver tries every enc, and readers limit trials.
     fn check_hints(&self) -> Result<(), LimitExceeded> {
-        let encs = if self.enc_per_slot { self.to.len() } else { 1 };
+        let shared = !self.enc_per_slot && self.suite.kem() == Kem::X25519;
+        let encs = if shared { 1 } else { self.to.len() };
         // [HINT-1]
         if self.hints == HintMode::None { LimitExceeded::check("trials", len64(encs), self.limits.trials) } else { Ok(()) }
     }
@@ -292,12 +313,11 @@ impl SealerBuilder {
         let slot = Slot { suite: self.suite, hints: self.hints, salt, dek };
         if layout == SlotLayout::SharedEnc && !self.to.is_empty() {
             let shared = Ephemeral::new(&self.entropy.secret()?)?;
-            self.to.iter().try_for_each(|recipient| slot.put(recipient, &shared, false, &mut slots))?;
+            self.to.iter().try_for_each(|recipient| slot.put_shared(recipient, &shared, &mut slots))?;
             return Ok((Some(shared.enc), slots));
         }
         for recipient in &self.to {
-            let own = Ephemeral::new(&self.entropy.secret()?)?;
-            slot.put(recipient, &own, true, &mut slots)?;
+            slot.put(recipient, &mut self.entropy, &mut slots)?;
         }
         Ok((None, slots))
     }

@@ -1,4 +1,9 @@
-use crate::{crypto::Refused, keys::Recipient, platform::EntropyError, wire::LimitExceeded};
+use crate::{
+    crypto::Refused,
+    keys::Recipient,
+    platform::EntropyError,
+    wire::{Kem, LimitExceeded, Suite},
+};
 
 /// Why something could not be sealed: the fault of our caller, or of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -8,8 +13,21 @@ pub enum SealError {
     #[error("there is no recipient to seal to")]
     NoRecipient,
     /// The same public key twice.
-    #[error("recipient {0} is given twice")]
+    #[error("recipient {} is given twice", .0.in_short())]
     RecipientTwice(Recipient),
+    /// Classical and post-quantum recipients of one message.
+    #[error(
+        "classical (X25519) and post-quantum (X-Wing) recipients cannot be mixed in one DEK block, which would be as weak as the classical; seal to each kind by itself"
+    )]
+    MixedRecipients,
+    /// A suite for other recipients.
+    #[error("suite {} is for {} recipients, and these are {kem} ones", suite.number(), suite.kem())]
+    KemOfSuite {
+        /// The suite that was chosen.
+        suite: Suite,
+        /// What the recipients are.
+        kem: Kem,
+    },
     /// A suite, or a KEM, that this build does not have.
     #[error("this build cannot seal under suite {0}")]
     UnsupportedSuite(u8),

@@ -111,6 +111,7 @@ impl Sealer {
     pub fn builder() -> SealerBuilder {
         SealerBuilder {
             to: Vec::new(),
+            chosen: None,
             suite: Suite::X25519ChaCha20Poly1305,
             hints: HintMode::default(),
             enc_per_slot: false,

@@ -190,7 +190,9 @@ impl<'a> Fields<'a> {
     fn slots(&mut self, block: &DekBlock<'_>) -> Result<(), ParseError> {
         for (i, Slot { enc, .. }) in block.slots.iter().enumerate() {
             for field in layout::SLOT {
-                self.part(&format!("slots[{i}]."), *field, enc.len(), String::new())?;
+                let is_pq = field.name == "enc" && block.suite.kem() == Kem::XWing;
+                let meaning = if is_pq { "X-Wing: ML-KEM-768, X25519" } else { "" };
+                self.part(&format!("slots[{i}]."), *field, enc.len(), meaning.into())?;
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! The suite registry (spec 3.5).
 
+use std::fmt;
+
 use super::ParseError;
 
 /// KEM, KDF and AEAD as one number (spec 3.5). The KDF is HKDF-SHA256 in all of them.
@@ -63,6 +65,17 @@ impl Suite {
         }
     }
 
+    /// The suite with the same AEAD and this KEM.
+    #[must_use]
+    pub fn with_kem(self, kem: Kem) -> Self {
+        match (kem, self.aead()) {
+            (Kem::X25519, Aead::ChaCha20Poly1305) => Self::X25519ChaCha20Poly1305,
+            (Kem::X25519, Aead::Aes256Gcm) => Self::X25519Aes256Gcm,
+            (Kem::XWing, Aead::ChaCha20Poly1305) => Self::XWingChaCha20Poly1305,
+            (Kem::XWing, Aead::Aes256Gcm) => Self::XWingAes256Gcm,
+        }
+    }
+
     /// The suite's AEAD.
     #[must_use]
     pub fn aead(self) -> Aead {
@@ -98,6 +111,16 @@ impl Kem {
     #[must_use]
     pub fn id(self) -> u16 {
         self as u16
+    }
+}
+
+/// Its name: `X25519` or `X-Wing`.
+impl fmt::Display for Kem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X25519 => "X25519",
+            Self::XWing => "X-Wing",
+        })
     }
 }
 

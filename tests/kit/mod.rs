@@ -4,6 +4,7 @@
 
 pub mod aes;
 pub mod apart;
+pub mod pq;
 pub mod scenarios;
 pub mod senders;
 
@@ -34,38 +35,50 @@ fn expand(prk: &[u8; 32], info: &[u8], len: usize) -> Vec<u8> {
     out
 }
 
-/// The AEAD of suite 2 is AES-256-GCM; where a test claims a suite that the kit does not write, it is as for suite 1.
+/// The AEAD of suites 2 and 4 is AES-256-GCM; where a test claims a suite that there is not, it is as for suite 1.
 fn aead_seal(suite: u8, key: &[u8], nonce: &[u8; 12], aad: &[u8], msg: &[u8]) -> Vec<u8> {
     let (key, payload) = (key.try_into().unwrap(), Payload { msg, aad });
     match suite {
-        2 => Aes256Gcm::new(key).encrypt(nonce.into(), payload).unwrap(),
+        2 | 4 => Aes256Gcm::new(key).encrypt(nonce.into(), payload).unwrap(),
         _ => ChaCha20Poly1305::new(key).encrypt(nonce.into(), payload).unwrap(),
     }
 }
 
 /// The suite that labels name.
 fn written(suite: u8) -> u8 {
-    if suite == 2 { 2 } else { 1 }
+    if suite <= 4 { suite } else { 1 }
 }
 
-/// HPKE base mode, RFC 9180: wraps a DEK under an ephemeral secret, for suite 1 or 2.
+/// HPKE base mode, RFC 9180: wraps a DEK under an ephemeral secret of X25519.
 pub fn wrap(suite: u8, ephemeral: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
-    let number = written(suite);
     let dh = StaticSecret::from(*ephemeral).diffie_hellman(&PublicKey::from(*to)).to_bytes();
     let enc = public(ephemeral);
     let kem = b"KEM\x00\x20";
-    let labeled = |suite: &[u8], label: &[u8], ikm: &[u8]| [b"HPKE-v1", suite, label, ikm].concat();
-    let info =
-        |len: u16, suite: &[u8], label: &[u8], rest: &[u8]| [&len.to_be_bytes()[..], b"HPKE-v1", suite, label, rest].concat();
     let eae = extract(b"", &labeled(kem, b"eae_prk", &dh));
-    let shared = expand(&eae, &info(32, kem, b"shared_secret", &[enc, *to].concat()), 32);
-    let suite = if number == 2 { b"HPKE\x00\x20\x00\x01\x00\x02" } else { b"HPKE\x00\x20\x00\x01\x00\x03" };
+    let shared = expand(&eae, &labeled_info(32, kem, b"shared_secret", &[enc, *to].concat()), 32);
+    wrap_under(suite, &shared, dek)
+}
+
+fn labeled(suite: &[u8], label: &[u8], ikm: &[u8]) -> Vec<u8> {
+    [b"HPKE-v1", suite, label, ikm].concat()
+}
+
+fn labeled_info(len: u16, suite: &[u8], label: &[u8], rest: &[u8]) -> Vec<u8> {
+    [&len.to_be_bytes()[..], b"HPKE-v1", suite, label, rest].concat()
+}
+
+/// What HPKE does once the KEM has given its shared secret.
+pub fn wrap_under(suite: u8, shared: &[u8], dek: &[u8; 32]) -> Vec<u8> {
+    let number = written(suite);
+    let kem = if number > 2 { b"\x64\x7a" } else { b"\x00\x20" };
+    let aead = if number.is_multiple_of(2) { 2 } else { 3 };
+    let suite = &[b"HPKE", &kem[..], &[0, 1, 0, aead]].concat()[..];
     let psk_id = extract(b"", &labeled(suite, b"psk_id_hash", b""));
     let info_hash = extract(b"", &labeled(suite, b"info_hash", &[&b"sealwire v1 dek"[..], &[number]].concat()));
     let context = [&[0][..], &psk_id, &info_hash].concat();
-    let secret = extract(&shared, &labeled(suite, b"secret", b""));
-    let key = expand(&secret, &info(32, suite, b"key", &context), 32);
-    let nonce = expand(&secret, &info(12, suite, b"base_nonce", &context), 12);
+    let secret = extract(shared, &labeled(suite, b"secret", b""));
+    let key = expand(&secret, &labeled_info(32, suite, b"key", &context), 32);
+    let nonce = expand(&secret, &labeled_info(12, suite, b"base_nonce", &context), 12);
     aead_seal(number, &key, &nonce.try_into().unwrap(), b"", dek)
 }
 

@@ -153,6 +153,7 @@ pub fn all() -> Vec<Scenario> {
     super::senders::add(&mut kit);
     super::apart::add(&mut kit);
     super::aes::add(&mut kit);
+    super::pq::add(&mut kit);
     kit.all
 }
 
@@ -282,12 +283,16 @@ fn blocks(kit: &mut Kit) {
     }
     kit.refuses("options-hint-mode-3", "BLK-9: hint mode 3", with_block(&forge, set(9, &[3])), "block", "unsupported");
     kit.refuses("options-bit-4-alone", "BLK-7: bit 4 without bit 2", with_block(&forge, set(9, &[0x11])), "block", "malformed");
-    let mut x_wing = Forge { suite: 3, options: 9, enc: None, ..Forge::to(&[]) };
-    x_wing.slots = vec![vec![0x33; 1172]];
+    // Under the keys of suite 1, whose number is changed.
+    let x_wing = Forge { options: 9, enc: None, slots: vec![vec![0x33; 1172]], ..Forge::to(&[]) };
+    let mut block = x_wing.block();
+    block.truncate(block.len() - 32);
+    block[8] = 3;
+    let head = x_wing.head(0, 0, b"");
     kit.refuses(
         "options-bit-3-x-wing",
         "BLK-8: bit 3 under an X-Wing suite",
-        x_wing.envelope(0, 0, b"", PAYLOAD),
+        [x_wing.mac(block), head.clone(), x_wing.segments(0, &head, PAYLOAD)].concat(),
         "block",
         "malformed",
     );
@@ -942,7 +947,7 @@ pub(super) fn second() -> Forge {
     Forge { slots: vec![forge.slot(&key(), &forge.dek)], ..forge }
 }
 
-pub(super) fn chain(forge: &Forge) -> [u8; 32] {
+pub fn chain(forge: &Forge) -> [u8; 32] {
     forge.keys().derive("sealwire v1 chain")
 }
 

@@ -5,11 +5,15 @@
 
 #[cfg(feature = "aws-lc")]
 pub(crate) mod aws_lc;
+#[cfg(feature = "pq")]
+mod lattice;
 #[cfg_attr(feature = "aws-lc", allow(dead_code, reason = "with an accelerated backend these are there to be compared with it"))]
 pub(crate) mod rust;
 
 #[cfg(feature = "aws-lc")]
 pub(crate) use aws_lc::{AeadKey, DhKey};
+#[cfg(feature = "pq")]
+pub(crate) use lattice::{CIPHERTEXT_LEN, MlKemKey, MlKemPublic, PUBLIC_LEN, sha3_256, shake256};
 #[cfg(not(feature = "aws-lc"))]
 pub(crate) use rust::{AeadKey, DhKey};
 pub(crate) use rust::{
