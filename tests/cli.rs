@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
 
-use program::{Place, Ran, mode};
+use program::{Place, Ran, mode, peak_of};
 
 mod program;
 
@@ -452,22 +452,6 @@ fn what_replaces_a_file_is_read_by_no_more_people() {
     let meta = fs::metadata(place.path("out")).unwrap();
     assert_eq!((mode(&place.path("out")), place.read("out")), (0o640, b"x".to_vec()));
     assert!(!foreign || meta.gid() == 12345);
-}
-
-/// The most memory that a process of ours has had, in bytes.
-fn peak_of(mut child: std::process::Child) -> (i32, u64) {
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let now =
-            text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        peak = now.map_or(peak, |kib| kib * 1024);
-        if let Some(status) = child.try_wait().unwrap() {
-            return (status.code().unwrap_or(-1), peak);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
 }
 
 /// Payloads larger than a one-shot message, in constant memory, signed or not; from files and through pipes.

@@ -363,11 +363,9 @@ pub fn protected_from_key_file(content: &str) -> Result<Protected, KeyError> {
 /// # Errors
 /// [`KeyError`]; [`KeyError::Protected`] when a passphrase is needed and there is none.
 pub fn secret_key_from_key_file(content: &str, passphrase: Option<&Passphrase>) -> Result<SecretKey, KeyError> {
-    if let Ok(sender) = sender_key_from_key_file(content) {
-        return Ok(sender.into());
-    }
-    match (cmk_from_key_file(content), passphrase) {
+    match (sender_key_from_key_file(content), passphrase) {
         (Err(KeyError::Protected), Some(passphrase)) => protected_from_key_file(content)?.open(passphrase),
+        (Err(KeyError::WrongKind { .. } | KeyError::Pem(_)), _) => cmk_from_key_file(content).map(SecretKey::from),
         (read, _) => read.map(SecretKey::from),
     }
 }
