@@ -413,3 +413,51 @@ fn a_passphrase_is_put_on_changed_and_taken_off() {
     assert_eq!(text(&place, "one"), "one");
     alone(&place, &["passphrase", "nowhere", "--new-passphrase-file", "two"], b"").failed(7, "nowhere");
 }
+
+/// `protected-cmk` of spec/vectors/keys.json, which costs little: under "correct horse".
+const CHEAP: &str = "SW-PROTECTED-KEY-1QYQQQQQPQQQQQZQP5ZS69GAY5KN2029F4246ETDW4LWFA0ZLPFDY2KRMHLM3EUJRGV9VPUMZM2PFVM6VAYFXSDH243E4JAVXKVWT56A3HNXRPP48MUAHVNTGG2PLEE3MW0TAQYLAJ3VGK5NW22PSN6722WM9CENPRZDD3NWNG4THQ0YZK6JZ4M5A7N046GGMA7NU7C2XSWD92HGA48YNF52L6JUUTFJM8ZX50DQK8PK25JQ27QFA4W";
+const ITS_KEY: &str = "SW-SECRET-CMK-1QQSPZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYGE7FA0L";
+
+/// Whatever ends the command, the key file holds the key: as it was, or as it is to be.
+#[test]
+fn a_key_is_never_lost() {
+    use std::os::unix::process::ExitStatusExt;
+    let place = Place::new();
+    private(&place, "pass", "correct horse\n");
+    fs::create_dir(place.path("w")).unwrap();
+    let (old, new) = (format!("# mine\n{CHEAP}\n"), format!("# mine\n{ITS_KEY}\n"));
+    let args = ["passphrase", "--passphrase-file", "pass", "--remove", "w/key"];
+    let start = || {
+        fs::write(place.path("w/key"), &old).unwrap();
+        fs::set_permissions(place.path("w/key"), fs::Permissions::from_mode(0o600)).unwrap();
+        (detached(&place, &args).spawn().unwrap(), Instant::now())
+    };
+    let (mut child, started) = start();
+    assert!(child.wait().unwrap().success());
+    let whole = started.elapsed();
+    assert_eq!((text(&place, "w/key"), mode(&place.path("w/key"))), (new.clone(), 0o600));
+    let (mut kept, mut changed) = (0, 0);
+    for round in 0..80u32 {
+        let (mut child, _) = start();
+        std::thread::sleep(whole * round / 64);
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success() || status.signal() == Some(9), "{status}");
+        let now = text(&place, "w/key");
+        assert!(now == new || (now == old && !status.success()), "{now}");
+        assert_eq!(mode(&place.path("w/key")), 0o600);
+        for part in place.names("w").iter().filter(|name| *name != "key") {
+            assert_eq!(mode(&place.path(&format!("w/{part}"))), 0o600);
+            fs::remove_file(place.path(&format!("w/{part}"))).unwrap();
+        }
+        (kept, changed) = (kept + usize::from(now == old), changed + usize::from(now == new));
+    }
+    assert!(kept > 5 && changed > 5, "all kills came at the same moment: {kept} before, {changed} after");
+    // No room for another file: the old one stays.
+    fs::write(place.path("w/key"), &old).unwrap();
+    let script = format!("ulimit -f 0; exec {PROGRAM} {}", args.join(" "));
+    let ran =
+        Ran::of(Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).stdin(Stdio::null()).output().unwrap());
+    ran.failed(7, "too large");
+    assert_eq!((text(&place, "w/key"), place.names("w")), (old, vec!["key".to_owned()]));
+}
