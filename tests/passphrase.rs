@@ -15,6 +15,7 @@ use nix::{
     sys::termios::{LocalFlags, tcgetattr},
 };
 use program::{PROGRAM, Place, Ran, mode};
+use rustix::process::{Pid, Signal, kill_process};
 
 mod program;
 
@@ -338,19 +339,18 @@ fn a_terminal_is_asked() {
 #[test]
 fn a_signal_leaves_the_terminal_as_it_was() {
     let (place, _) = protected();
-    for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3)] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
         // The shell is replaced, so that the child is the program.
         let mut terminal = Terminal::run(&place, "exec sealwire passphrase safe.key");
         terminal.shows("Passphrase of safe.key: ");
         assert!(!terminal.echoes());
-        if signal == "INT" {
+        if signal == Signal::INT {
             terminal.types("half a passphrase\u{3}");
         } else {
-            let killed = Command::new("kill").args([&format!("-{signal}"), &terminal.child.id().to_string()]).status();
-            assert!(killed.unwrap().success());
+            kill_process(Pid::from_child(&terminal.child), signal).unwrap();
         }
         let (code, screen) = terminal.ends();
-        assert_eq!(code, 128 + number, "{signal}: {screen}");
+        assert_eq!(code, 128 + signal.as_raw(), "{screen}");
     }
     assert!(alone(&place, &["recipient", "safe.key", "--passphrase-file", "pass"], b"").code == 0);
 }
