@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
 
-use program::{Place, Ran, mode};
+use program::{Place, Ran, mode, peak_of};
 
 mod program;
 
@@ -314,6 +314,36 @@ fn post_quantum_recipients() {
     assert_eq!(place.run(["open", "-k", "pq.key", "-k", "alice.key"], &classical).silent().out, b"x");
 }
 
+/// What age made is taken where ours is, and told from what it makes for others.
+#[test]
+fn keys_of_age() {
+    let place = Place::new();
+    let secret = "AGE-SECRET-KEY-143WN7DCXU4G8R5AXQSSYD9AEPYDNT3HXSLWSPK36CDU6E8M59SSSAGZ3KG";
+    let public = "age1f3ygt5e2d2h7d6dae2tnwgy4y6f0kwhvpa64cre0k2gprv2r8qnst4j00y";
+    place.write("age.txt", format!("# created: 2026-01-01T00:00:00Z\n# public key: {public}\n{secret}\n").as_bytes());
+    fs::set_permissions(place.path("age.txt"), fs::Permissions::from_mode(0o600)).unwrap();
+    let ours = place.run(["recipient", "age.txt"], b"").silent().line();
+    assert!(ours.starts_with("swr1"));
+    place.write("list", format!("{}\n# age\n{public}\n", place.recipient).as_bytes());
+    for args in [&["seal", "-r", public][..], &["seal", "-R", "list"], &["seal", "-r", &ours]] {
+        let sealed = place.run(args, b"payload").silent().out;
+        assert_eq!(place.run(["open", "-k", "age.txt"], &sealed).silent().out, b"payload", "{args:?}");
+    }
+    place.write("sealed", &seal(&place, &[], b"payload"));
+    place.run(["rewrap", "-k", "alice.key", "--add", public, "--remove", &place.recipient, "sealed"], b"").silent();
+    place.run(["open", "-k", "alice.key", "sealed"], b"").failed(3, "no matching key");
+    assert_eq!(place.run(["open", "-k", "age.txt", "sealed"], b"").silent().out, b"payload");
+    // The same key twice, in two forms.
+    place.run(["seal", "-r", public, "-r", &ours], b"").failed(2, "twice");
+    place.run(["seal", "-r", "age1pq1qqqq"], b"").failed(2, "-r: this is an age recipient of another kind than X25519");
+    place.run(["seal", "-r", &public.replace("f3y", "f3z")], b"").failed(2, "the checksum does not hold");
+    place.run(["seal", "-R", "age.txt"], b"").failed(2, "age.txt, line 3: this is an age key, which is secret");
+    place.write("plugin", b"AGE-PLUGIN-YUBIKEY-1QQQQ\n");
+    fs::set_permissions(place.path("plugin"), fs::Permissions::from_mode(0o600)).unwrap();
+    place.run(["open", "-k", "plugin", "sealed"], b"").failed(2, "plugin: this is an age key of another kind than X25519");
+    place.run(["open", "-k", "age.txt", "--from", public, "sealed"], b"").failed(2, "this is an age recipient");
+}
+
 #[test]
 fn recipients_change_without_the_data() {
     let place = Place::new();
@@ -453,6 +483,15 @@ fn secrets_among_the_arguments_are_not_printed() {
         let ran = place.run(&args, b"").failed(2, "stands among the arguments");
         assert!(ran.out.is_empty() && !ran.err.to_uppercase().contains("SW-SECRET-"), "{args:?}");
     }
+    // age's too, and no names of files that look a little like it.
+    let age = "AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0";
+    for secret in [age, &age.to_lowercase(), &age.replace("KEY-1", "KEY-PQ-1")] {
+        for args in [&["seal", "-r", secret][..], &["open", "-k", secret], &["rewrap", "-k", "alice.key", "--add", secret, "x"]] {
+            let ran = place.run(args, b"").failed(2, "stands among the arguments");
+            assert!(ran.out.is_empty() && !ran.err.to_uppercase().contains("AGE-SECRET-KEY-"), "{args:?}");
+        }
+    }
+    place.run(["recipient", "age-secret-key-file.txt"], b"").failed(7, "age-secret-key-file.txt");
     assert_eq!(place.names("."), ["alice.key"]);
 }
 
@@ -496,22 +535,6 @@ fn what_replaces_a_file_is_read_by_no_more_people() {
     let meta = fs::metadata(place.path("out")).unwrap();
     assert_eq!((mode(&place.path("out")), place.read("out")), (0o640, b"x".to_vec()));
     assert!(!foreign || meta.gid() == 12345);
-}
-
-/// The most memory that a process of ours has had, in bytes.
-fn peak_of(mut child: std::process::Child) -> (i32, u64) {
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let now =
-            text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        peak = now.map_or(peak, |kib| kib * 1024);
-        if let Some(status) = child.try_wait().unwrap() {
-            return (status.code().unwrap_or(-1), peak);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
 }
 
 /// Payloads larger than a one-shot message, in constant memory, signed or not; from files and through pipes.

@@ -208,3 +208,43 @@ fn secrets_are_gone_after_use() {
     assert!(times_in_memory(&dek, MASK) >= 1, "the scan finds what is there");
     black_box(kept);
 }
+
+/// The same of keys under a passphrase: neither the passphrase nor the key, in bytes or as a string, is there afterwards.
+#[cfg(all(target_os = "linux", feature = "passphrase"))]
+#[test]
+fn passphrases_are_gone_after_use() {
+    use sealwire::keys::{Passphrase, Protected, SecretKey, change_passphrase};
+    const MASK: u8 = 0x80;
+    let mut rng = TestRng::new(u64::from(std::process::id()) + 1);
+    let (mut secret, mut letters) = ([0u8; 32], [0u8; 32]);
+    rng.fill(&mut secret);
+    rng.fill(&mut letters);
+    // Only masked forms stay here; the passphrase is 32 letters.
+    let passphrase = letters.map(|byte| (b'a' + byte % 26) ^ MASK);
+    let unmasked = |masked: &[u8; 32]| zeroize::Zeroizing::new(masked.map(|byte| byte ^ MASK));
+    let string: [u8; 32] = {
+        let text = Cmk::from_x25519(&unmasked(&secret)).to_text();
+        std::array::from_fn(|i| text.as_bytes()[20 + i] ^ MASK)
+    };
+    let use_them = |fail: bool| {
+        let given = unmasked(&passphrase);
+        let given = Passphrase::new(std::str::from_utf8(&given[..]).unwrap()).unwrap();
+        let key = SecretKey::from(Cmk::from_x25519(&unmasked(&secret)));
+        let protected = Protected::new(&key, &given).unwrap();
+        let file = zeroize::Zeroizing::new(protected.to_key_file(&key, "now"));
+        let other = Passphrase::new("other").unwrap();
+        assert_eq!(protected.open(if fail { &other } else { &given }).is_err(), fail);
+        if !fail {
+            drop(change_passphrase(&file, Some(&given), None).unwrap());
+        }
+    };
+    for fail in [false, true] {
+        thread::scope(|scope| drop(scope.spawn(|| use_them(fail)).join()));
+    }
+    for (masked, what) in [(&passphrase, "a passphrase"), (&secret, "a key"), (&string, "a key's string")] {
+        assert_eq!(times_in_memory(masked, MASK), 0, "{what} is still there");
+    }
+    let kept: Vec<u8> = passphrase.iter().map(|byte| byte ^ MASK).collect();
+    assert!(times_in_memory(&passphrase, MASK) >= 1, "the scan finds what is there");
+    black_box(kept);
+}

@@ -19,6 +19,8 @@ const FILES: [(&str, Suite); 3] = [
 
 fn main() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors");
+    let testkit = folder.join("age-testkit/testdata");
+    let age = trial("keys of age's test kit", "age-testkit", testkit.exists(), move || age_testkit(&testkit));
     let vectors = FILES.map(|(name, suite)| {
         let path = folder.join(name);
         let there = path.exists();
@@ -30,10 +32,11 @@ fn main() {
     let x_wing = trial(&format!("X-Wing: {name}"), name, there, move || x_wing(path));
     let programs = [
         trial("keys of OpenSSL", "openssl", runs("openssl"), openssl_keys),
+        trial("keys of age", "age-keygen", runs("age-keygen"), age_keys),
         trial("binary output on a terminal", "script", runs("script"), terminal),
         trial("progress on a terminal", "script", runs("script"), progress),
     ];
-    libtest_mimic::run(&Arguments::from_args(), vectors.into_iter().chain([x_wing]).chain(programs).collect()).exit();
+    libtest_mimic::run(&Arguments::from_args(), vectors.into_iter().chain([x_wing, age]).chain(programs).collect()).exit();
 }
 
 fn trial(name: &str, needs: &str, there: bool, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
@@ -150,6 +153,55 @@ fn openssl_keys() -> Result<(), Failed> {
     let sender = sealwire::keys::sender_key_from_key_file(&pem)?;
     assert_eq!(sender.to_pem()?.as_str(), pem);
     assert_eq!(sender.verifying_key().to_pem()?, std::fs::read_to_string(folder.join("senders.pem"))?);
+    Ok(())
+}
+
+/// Key files that age makes are key files here, and its recipients are recipients: the same public keys.
+fn age_keys() -> Result<(), Failed> {
+    let folder = tempfile::TempDir::new()?;
+    let folder = folder.path();
+    std::fs::write(folder.join("in"), "payload")?;
+    for i in 0..20 {
+        let (key, list) = (format!("{i}.txt"), format!("{i}.pub"));
+        output(Command::new("age-keygen").args(["-o", &key]).current_dir(folder))?;
+        let public = output(Command::new("age-keygen").args(["-y", &key]).current_dir(folder))?;
+        std::fs::write(folder.join(&list), &public)?;
+        let recipient = sealwire::Recipient::from_age(public.trim())?;
+        assert_eq!(output(program(folder).args(["recipient", &key]))?.trim(), recipient.to_string());
+        if i == 0 {
+            output(program(folder).args(["seal", "-r", public.trim(), "-o", "sealed", "in"]))?;
+            assert_eq!(output(program(folder).args(["open", "-k", &key, "sealed"]))?, "payload");
+        } else {
+            // Added from a list, and as a string.
+            let added = if i % 2 == 0 { list.as_str() } else { public.trim() };
+            output(program(folder).args(["rewrap", "-k", "0.txt", "--add", added, "sealed"]))?;
+            assert_eq!(output(program(folder).args(["open", "-k", &key, "sealed"]))?, "payload");
+        }
+    }
+    output(program(folder).args(["seal", "-R", "3.pub", "-o", "listed", "in"]))?;
+    assert_eq!(output(program(folder).args(["open", "-k", "3.txt", "listed"]))?, "payload");
+    Ok(())
+}
+
+/// Identities of age's test kit: the X25519 ones are keys here, the others are named.
+fn age_testkit(folder: &Path) -> Result<(), Failed> {
+    let mut identities = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(folder)? {
+        let file = std::fs::read(entry?.path())?;
+        let lines = file.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
+        identities.extend(
+            lines.filter_map(|line| line.strip_prefix(b"identity: ")).map(|key| String::from_utf8_lossy(key).into_owned()),
+        );
+    }
+    let (ours, others): (Vec<_>, Vec<_>) = identities.iter().partition(|key| key.starts_with("AGE-SECRET-KEY-1"));
+    assert!(ours.len() >= 2 && !others.is_empty(), "{identities:?}");
+    for key in ours {
+        sealwire::keys::cmk_from_key_file(key)?;
+    }
+    for key in others {
+        let refused = sealwire::keys::cmk_from_key_file(key).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("age key of another kind"), "{refused}");
+    }
     Ok(())
 }
 

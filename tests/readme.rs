@@ -54,16 +54,29 @@ fn files_of_any_size_run() {
 
 #[test]
 fn post_quantum_runs() {
-    let (worked, said) = run(&blocks("sh")[3]);
+    let (worked, said) = run(&blocks("sh")[4]);
     assert!(worked, "{said}");
     assert_eq!(said.lines().filter(|line| *line == "for thirty years").count(), 1, "{said}");
     assert!(said.contains("3: X-Wing") || said.contains("4: X-Wing"), "{said}");
 }
 
+#[test]
+fn protected_keys_run() {
+    let (worked, said) =
+        run(&(blocks("sh")[3].clone() + "\ncat bob.pub; grep -c SW-PROTECTED-KEY- alice.key bob.key; ls -l passphrase"));
+    assert!(worked, "{said}");
+    for wanted in ["for alice\n", "alice.key:1\nbob.key:1\n", "-rw-------"] {
+        assert!(said.contains(wanted), "{said}");
+    }
+    // The recipient with the passphrase is the one that was printed before.
+    let recipients: Vec<_> = said.lines().filter(|line| line.starts_with("swr1")).collect();
+    assert!(recipients.len() == 2 && recipients[0] == recipients[1], "{said}");
+}
+
 /// The other commands are those that CI runs: here it is checked that they are what the README says.
 #[test]
 fn the_other_commands_are_those_of_ci() {
-    let others = &blocks("sh")[4..];
+    let others = &blocks("sh")[5..];
     assert_eq!(others, ["cargo run --release --features cli -- demo", "tests/run"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let ci = fs::read_to_string(root.join(".ci/run")).unwrap();

@@ -50,7 +50,10 @@ fn main() {
         trial("armor", armor),
         trial("mutants of armor", armor_mutants),
         trial("key strings", key_strings),
+        trial("every vector of key strings", key_vectors),
     ];
+    #[cfg(feature = "passphrase")]
+    let trials = trials.into_iter().chain([trial("protected keys", protected_keys)]).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
@@ -820,6 +823,44 @@ fn key_strings(reference: &mut Reference) -> Result<(), Failed> {
         let broken = String::from_utf8(broken)?;
         let said = reference.ask(&json!({ "op": "key", "string": broken }))?;
         assert_eq!(said.get("ok").is_some(), broken.parse::<Recipient>().is_ok(), "{broken}");
+    }
+    Ok(())
+}
+
+fn key_vectors(reference: &mut Reference) -> Result<(), Failed> {
+    for kit::keys::KeyString { name, string, passphrase, answer, .. } in kit::keys::all() {
+        let said = reference.ask(&json!({ "op": "key", "string": string, "passphrase": passphrase.map(|text| hex(&text)) }))?;
+        let again = match said.get("ok") {
+            Some(key) => reference.ask(&json!({ "op": "key-string", "kind": key["kind"], "key": key["key"] }))?["ok"].clone(),
+            None => Value::Null,
+        };
+        assert_eq!(
+            (said["refused"].as_str(), again.as_str()),
+            (answer.as_ref().err().copied(), answer.as_deref().ok()),
+            "{name}: {said}"
+        );
+    }
+    Ok(())
+}
+
+/// What one side protects the other opens, with what people write: 64 MiB, three passes, four lanes.
+#[cfg(feature = "passphrase")]
+fn protected_keys(reference: &mut Reference) -> Result<(), Failed> {
+    use sealwire::keys::{Passphrase, Protected, SecretKey};
+    let mut rng = TestRng::new(15);
+    for text in ["x", "correct horse battery staple", "p\u{e4}ss\u{1f511} \n", &"z".repeat(1024)] {
+        let secret = rng.bytes(32).try_into().unwrap_or_default();
+        let (passphrase, pass) = (Passphrase::new(text)?, hex(text.as_bytes()));
+        for key in [SecretKey::from(Cmk::from_x25519(&secret)), SenderKey::from_ed25519(&secret).into()] {
+            let ours = Protected::new(&key, &passphrase)?.to_string();
+            let said = reference.ask(&json!({ "op": "key", "string": ours, "passphrase": pass }))?;
+            assert_eq!(said["ok"]["key"], hex(&secret), "{said}");
+            let other = reference.ask(&json!({ "op": "key", "string": ours, "passphrase": hex(b"other") }))?;
+            assert_eq!(other["refused"], "passphrase");
+            let theirs = reference.ask(&json!({ "op": "protect", "string": key.to_text().as_str(), "passphrase": pass }))?;
+            let theirs: Protected = theirs["ok"].as_str().ok_or("a string")?.parse()?;
+            assert_eq!(theirs.open(&passphrase)?.to_text(), key.to_text());
+        }
     }
     Ok(())
 }

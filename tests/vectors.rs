@@ -474,3 +474,75 @@ fn the_kit_is_large_and_mostly_negative() {
     let different: BTreeSet<_> = all.iter().map(|vector| (vector.bytes.clone(), vector.head.clone())).collect();
     assert_eq!(different.len(), all.len(), "two files show the same");
 }
+
+/// The key strings of the kit, as `keys.json` has them.
+fn key_strings() -> serde_json::Value {
+    let entries = kit::keys::all().into_iter().map(|key| {
+        let mut entry = serde_json::json!({ "name": key.name, "shows": key.shows, "string": key.string });
+        if let Some(passphrase) = key.passphrase {
+            entry["passphrase"] = hex(&passphrase).into();
+        }
+        let (answer, opens_to) = key.answer.map_or_else(|answer| (answer, None), |same| ("opens", Some(same)));
+        entry["answer"] = answer.into();
+        if let Some(same) = opens_to {
+            entry["key"] = same.into();
+        }
+        entry
+    });
+    entries.collect()
+}
+
+/// As above, for key strings.
+#[test]
+fn files_are_frozen_of_key_strings() {
+    let path = folder().join("keys.json");
+    if std::env::var_os("SEALWIRE_WRITE_VECTORS").is_some() {
+        fs::write(&path, serde_json::to_string_pretty(&key_strings()).unwrap() + "\n").unwrap();
+    }
+    let frozen: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(frozen, key_strings());
+    let names: BTreeSet<_> = frozen.as_array().unwrap().iter().map(|entry| entry["name"].to_string()).collect();
+    assert_eq!((names.len(), names.len() > 80), (frozen.as_array().unwrap().len(), true));
+}
+
+/// Every key string through every way in.
+#[cfg(feature = "passphrase")]
+#[test]
+fn every_key_string() {
+    use sealwire::keys::{self, KeyError, Passphrase, ProtectionError, SecretKey};
+    let judge = |error: KeyError| match error {
+        KeyError::WrongKind { .. } | KeyError::Damaged(_) | KeyError::Unsafe(_) => "malformed",
+        KeyError::UnsupportedKem(_) | KeyError::Protection(ProtectionError::Version(_)) => "unsupported",
+        KeyError::WrongPassphrase => "passphrase",
+        KeyError::Protection(ProtectionError::Changed) => "tag",
+        KeyError::Protection(ProtectionError::Content) => "content",
+        KeyError::Protection(_) => "limit",
+        other => panic!("{other}"),
+    };
+    for entry in key_strings().as_array().unwrap() {
+        let text = |name: &str| entry[name].as_str().unwrap_or_default();
+        let (name, string) = (text("name"), text("string"));
+        let secret = |key: SecretKey| key.to_text().as_str().to_owned();
+        let read = if let Some(passphrase) = entry["passphrase"].as_str() {
+            let passphrase = Passphrase::new(&String::from_utf8(unhex(passphrase)).unwrap()).unwrap();
+            let file = format!("# in a file\n{string}\n");
+            let from_file = keys::secret_key_from_key_file(&file, Some(&passphrase)).map(secret);
+            let read = string.parse::<keys::Protected>().and_then(|protected| protected.open(&passphrase)).map(secret);
+            assert_eq!(from_file, read, "{name}");
+            assert!(matches!(keys::cmk_from_key_file(&file), Err(KeyError::Protected)), "{name}");
+            read
+        } else {
+            let public = keys::recipient_from_text(string).map(|recipient| recipient.to_string());
+            let sender = || keys::sender_from_text(string).map(|sender| sender.to_string());
+            let secret = || keys::secret_key_from_key_file(string, None).map(secret);
+            // The first that does not say that it is something else.
+            let of_another_kind = |read: &Result<String, KeyError>| matches!(read, Err(KeyError::WrongKind { .. }));
+            let mut read = public;
+            read = if of_another_kind(&read) { sender() } else { read };
+            if of_another_kind(&read) { secret() } else { read }
+        };
+        let said = read.as_ref().map_or_else(|error| judge(error.clone()), |_| "opens");
+        assert_eq!(said, text("answer"), "{name}: {read:?}");
+        assert_eq!(read.unwrap_or_default(), text("key"), "{name}");
+    }
+}

@@ -4,9 +4,11 @@
 use std::{
     io::{BufReader, Cursor, Read, Seek, SeekFrom, Write},
     pin::Pin,
+    sync::OnceLock,
     task::{Context, Poll, Waker},
 };
 
+use bech32::primitives::decode::CheckedHrpstring;
 use bytes::BytesMut;
 use sealwire::{
     ChannelOpener, Cmk, Kem, Keyring, Limits, Opened, Opener, Recipient, Rewrap, Role, SenderKey,
@@ -234,8 +236,11 @@ pub fn operations(data: &[u8]) {
     assert_eq!(end.is_ok(), wire == *ours || wire.concat() == ours.concat());
 }
 
-/// A key file that is read is written again as the same key.
+/// A key file that is read is written again as the same key. What begins with a byte of zero or one is a protected key.
 pub fn keyfile(data: &[u8]) {
+    if let Some(([kind @ (0 | 1)], rest)) = data.split_first_chunk::<1>() {
+        return protected(*kind == 0, rest);
+    }
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(cmk) = keys::cmk_from_key_file(text) {
         let again = keys::cmk_to_key_file(&cmk, "now");
@@ -247,11 +252,57 @@ pub fn keyfile(data: &[u8]) {
         assert_eq!(keys::sender_key_from_key_file(&again).unwrap().verifying_key(), sender.verifying_key());
         assert!(!format!("{sender:?}").contains(sender.to_text().as_str()));
     }
+    if let Ok(protected) = keys::protected_from_key_file(text) {
+        assert_eq!(protected.to_string().parse().as_ref(), Ok(&protected));
+        assert!(protected.work() <= keys::WORK_MAX);
+    }
     for sender in keys::senders_from_list(text).unwrap_or_default() {
         assert_eq!(keys::sender_from_text(&sender.to_string()), Ok(sender));
     }
     for recipient in keys::recipients_from_list(text).unwrap_or_default() {
         assert_eq!(keys::recipient_from_text(&recipient.to_string()), Ok(recipient));
+    }
+}
+
+/// `protected-cmk` of spec/vectors/keys.json, and its passphrase: 8 KiB, one pass.
+const PROTECTED: &str = "SW-PROTECTED-KEY-1QYQQQQQPQQQQQZQP5ZS69GAY5KN2029F4246ETDW4LWFA0ZLPFDY2KRMHLM3EUJRGV9VPUMZM2PFVM6VAYFXSDH243E4JAVXKVWT56A3HNXRPP48MUAHVNTGG2PLEE3MW0TAQYLAJ3VGK5NW22PSN6722WM9CENPRZDD3NWNG4THQ0YZK6JZ4M5A7N046GGMA7NU7C2XSWD92HGA48YNF52L6JUUTFJM8ZX50DQK8PK25JQ27QFA4W";
+const PASSPHRASE: &str = "correct horse";
+
+/// Bech32m, as long as ours is.
+enum Bech32m {}
+
+impl bech32::Checksum for Bech32m {
+    type MidstateRepr = u32;
+    type CorrectionField = bech32::Fe1024;
+    const ROOT_GENERATOR: bech32::Fe1024 = bech32::Bech32m::ROOT_GENERATOR;
+    const ROOT_EXPONENTS: core::ops::RangeInclusive<usize> = bech32::Bech32m::ROOT_EXPONENTS;
+    const CODE_LENGTH: usize = 4096;
+    const CHECKSUM_LENGTH: usize = bech32::Bech32m::CHECKSUM_LENGTH;
+    const GENERATOR_SH: [u32; 5] = bech32::Bech32m::GENERATOR_SH;
+    const TARGET_RESIDUE: u32 = bech32::Bech32m::TARGET_RESIDUE;
+}
+
+/// Of a genuine protected key nothing opens that was changed; and what is read at all is within its bounds, and is written as it was.
+fn protected(is_edit: bool, rest: &[u8]) {
+    static GENUINE: OnceLock<Vec<u8>> = OnceLock::new();
+    let read = || CheckedHrpstring::new::<Bech32m>(PROTECTED).unwrap().byte_iter().collect();
+    let genuine = GENUINE.get_or_init(read);
+    let data = if is_edit { edit(genuine, rest) } else { rest.to_vec() };
+    let hrp = bech32::Hrp::parse("SW-PROTECTED-KEY-").unwrap();
+    let mut string = String::new();
+    if bech32::encode_upper_to_fmt::<Bech32m, _>(&mut string, hrp, &data).is_err() {
+        return;
+    }
+    let read = string.parse::<keys::Protected>();
+    let is_genuine = &data == genuine;
+    let Ok(protected) = read else { return assert!(!is_genuine) };
+    assert_eq!(protected.to_string(), string);
+    assert!(protected.work() <= keys::WORK_MAX);
+    // Others are opened by tests: a second each is too much here.
+    if protected.work() <= 256 {
+        let opened = protected.open(&keys::Passphrase::new(PASSPHRASE).unwrap());
+        assert_eq!(opened.is_ok(), is_genuine);
+        assert!(opened.is_err() || opened.unwrap().into_cmk().unwrap().recipient() == Cmk::from_x25519(&[0x11; 32]).recipient());
     }
 }
 

@@ -5,9 +5,9 @@ outside when a test asks it to (which so states that nobody else holds them [PRF
 sections stand in the order of format.md, and a requirement id such as [BLK-3] stands beside the check that keeps it.
 
 Covered: all suites and slot layouts, externals (parsed; opened only with a DEK that the caller supplies), hint modes, detached
-messages, parts of payloads, sender proofs, padding, batches, channels, rewrapping, limits, key strings (12.1), fingerprints (12.4),
-armor (12.5). Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay windows, and policies (10)
-but the list of senders. A secret of 32 bytes is tried as an X25519 key or as an X-Wing seed, as the suite has it.
+messages, parts of payloads, sender proofs, padding, batches, channels, rewrapping, limits, key strings (12.1, 12.6, 12.7),
+fingerprints (12.4), armor (12.5). Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay
+windows, and policies (10) but the list of senders. A secret of 32 bytes is tried as an X25519 key or as an X-Wing seed, as the suite has it.
 
     reference.py serve                         one JSON request per line in, one JSON answer per line out
     reference.py seal swr1... [swr1...]        stdin to stdout
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 class Refused(Exception):
     """Input that a rule refuses. 11.2: the category is the answer, the text names field and offset."""
@@ -584,41 +585,48 @@ def rewrap(request, secrets):
     slots = kept + wrap(request, options, add, keys)[0]
     return make_block(options, block.created_at, slots, externals, keys, lambda original: proof)
 
-# ==== 12.1 key strings
-BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-KEY_KINDS = {"recipient": "swr", "cmk": "sw-secret-cmk-", "sender": "sws", "sender-secret": "sw-secret-sender-"}
+# ==== 12.1 key strings, 12.6 protected keys, 12.7 keys of age
+BECH32, BECH32M = "qpzry9x8gf2tvdw0s3jn54khce6mua7l", 0x2BC830A3
+KEY_KINDS = {"recipient": "swr", "cmk": "sw-secret-cmk-", "sender": "sws", "sender-secret": "sw-secret-sender-",
+             "protected": "sw-protected-key-"}
+AGE_KINDS = {"age": "recipient", "age-secret-key-": "cmk"}     # 12.7; in Bech32, all others in Bech32m
 KEM_KINDS, SECRET_KINDS = ("recipient", "cmk"), ("cmk", "sender-secret")
 
-def bech32m_checksum(hrp, groups):                # BIP-350: 1 for a whole string that is right
+def bech32_checksum(hrp, groups):                 # BIP-173: 1 for a whole string that is right; BIP-350: BECH32M
     check = 1
     for value in [ord(c) >> 5 for c in hrp] + [0] + [ord(c) & 31 for c in hrp] + groups:
         top = check >> 25
         check = (check & 0x1FFFFFF) << 5 ^ value
         for i, g in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
             check ^= g if top >> i & 1 else 0
-    return check ^ 0x2BC830A3 ^ 1
+    return check
 def write_key(kind, key, kem=X25519):             # 12.1
     data, hrp = (number(kem.id, 2) if kind in KEM_KINDS else b"") + key, KEY_KINDS[kind]
     bits = "".join(f"{byte:08b}" for byte in data)
     groups = [int(bits[i:i + 5].ljust(5, "0"), 2) for i in range(0, len(bits), 5)]
-    check = bech32m_checksum(hrp, groups + [0] * 6) ^ 1
+    check = bech32_checksum(hrp, groups + [0] * 6) ^ BECH32M
     groups += [check >> 5 * (5 - i) & 31 for i in range(6)]
     string = hrp + "1" + "".join(BECH32[g] for g in groups)
-    return string.upper() if kind in SECRET_KINDS else string
-def read_key(string):                             # 12.1: answers kind, key and kem, which senders have not
+    return string.upper() if kind in (*SECRET_KINDS, "protected") else string
+def read_bech32(string):                          # answers the human-readable part and the data
     refuse_if(string.lower() != string and string.upper() != string, "malformed", "[TXT-4] mixed case")
     hrp, one, rest = string.lower().rpartition("1")
     right = one and len(rest) >= 6 and set(rest) <= set(BECH32) and string.isascii()
     refuse_if(not right, "malformed", "not Bech32m")
-    groups = [BECH32.index(c) for c in rest]
-    refuse_if(bech32m_checksum(hrp, groups) != 1, "malformed", "the checksum does not hold")
-    kind = next((k for k, h in KEY_KINDS.items() if h == hrp), None)
-    refuse_if(kind is None, "malformed", f"[TXT-1] a string of {hrp!r}, no key")
+    groups, wanted = [BECH32.index(c) for c in rest], 1 if hrp in AGE_KINDS else BECH32M
+    refuse_if(bech32_checksum(hrp, groups) != wanted, "malformed", "the checksum does not hold")
     bits = "".join(f"{group:05b}" for group in groups[:-6])
     end = len(bits) // 8 * 8
     refuse_if(len(bits) - end >= 5 or "1" in bits[end:], "malformed", "[TXT-4] padding bits that are not zero")
-    key, kem = bytes(int(bits[i:i + 8], 2) for i in range(0, end, 8)), None
-    if kind in KEM_KINDS:
+    return hrp, bytes(int(bits[i:i + 8], 2) for i in range(0, end, 8))
+def read_key(string, passphrase=None):            # answers kind, key and kem, which senders have not
+    hrp, key = read_bech32(string)                                                      # [TXT-9]: age's too
+    kind = AGE_KINDS.get(hrp) or next((k for k, h in KEY_KINDS.items() if h == hrp), None)
+    refuse_if(kind is None, "malformed", f"[TXT-1] [TXT-10] a string of {hrp!r}, no key")
+    if kind == "protected":
+        return read_protected(key, passphrase)
+    kem = X25519 if hrp in AGE_KINDS else None
+    if kem is None and kind in KEM_KINDS:
         refuse_if(len(key) < 2, "malformed", "no kem id")
         kem, key = KEMS.get(int.from_bytes(key[:2], "big")), key[2:]
         refuse_if(kem is None, "unsupported", "[TXT-2] kem id")
@@ -627,6 +635,35 @@ def read_key(string):                             # 12.1: answers kind, key and 
         check_public_key(kem, key)                                                      # [WRAP-2]
     refuse_if(kind == "sender" and point_fault(key), "malformed", f"[TXT-8] a verifying key: {point_fault(key)}")
     return kind, key, kem
+
+def stretch(passphrase, salt, t, m, p):           # 12.6: answers key and commitment
+    refuse_if(passphrase is None or not 1 <= len(passphrase) <= 1024, "usage", "[PASS-5] no passphrase")
+    okm = Argon2id(salt=salt, length=64, iterations=t, lanes=p, memory_cost=m).derive(passphrase)
+    return okm[:32], okm[32:]
+def write_protected(string, passphrase, t=3, m=65_536, p=4):
+    salt = os.urandom(16)                                                               # [PASS-3]
+    key, commitment = stretch(passphrase, salt, t, m, p)
+    head = b"\x01" + number(t, 4) + number(m, 4) + number(p, 1) + salt + commitment
+    return write_key("protected", head + ChaCha20Poly1305(key).encrypt(bytes(12), string.encode(), head))
+def read_protected(data, passphrase):             # as read_key
+    r = Reader(data, shortage="malformed")
+    refuse_if(r.number(1, "version") != 1, "unsupported", "[PASS-1] version")
+    t, m, p = (r.number(size, name) for size, name in ((4, "t"), (4, "m"), (1, "p")))
+    salt, commitment, head = r.take(16, "salt"), r.take(32, "commitment"), data[:r.at]
+    bounded = 1 <= t <= 10 and 1 <= p <= 16 and 8 * p <= m <= 98_304 and t * m <= 393_216
+    refuse_if(not bounded, "limit", f"[PASS-1] t {t}, m {m}, p {p}")
+    refuse_if(r.left() < 16, "malformed", "[PASS-1] no tag")
+    refuse_if(not 1 <= r.left() - 16 <= 1024, "limit", f"[PASS-1] a ciphertext of {r.left() - 16} bytes")
+    key, expected = stretch(passphrase, salt, t, m, p)
+    refuse_if(not hmac.compare_digest(expected, commitment), "passphrase", "[PASS-2] the passphrase is wrong")
+    try:
+        string = ChaCha20Poly1305(key).decrypt(bytes(12), r.take(r.left(), "ciphertext"), head).decode()
+        refuse_if(string.upper() != string or string[:10] != "SW-SECRET-", "content", "[PASS-4] no secret key of 12.1")
+        return read_key(string)
+    except InvalidTag:
+        raise Refused("tag", "[PASS-2] the protected key was changed") from None
+    except (UnicodeDecodeError, Refused) as e:
+        raise Refused("content", f"[PASS-4] {e}") from None
 
 # ==== 12.5 armor
 BEGIN, END, BLANKS = rb"-----BEGIN SEALWIRE ENVELOPE-----", rb"-----END SEALWIRE ENVELOPE-----", rb"[ \t\n\f\r]{0,1024}"
@@ -659,7 +696,8 @@ def answer(request):
         "channel-seal": lambda: seal_channel(request), "rewrap": lambda: rewrap(request, secrets),
         "open": lambda: open_(bytes_, secrets, binding, from_hex(request, "dek", None), allowed, request.get("part")),
         "armor": lambda: write_armor(bytes_),
-        "key": lambda: as_answer(*read_key(request["string"])),
+        "key": lambda: as_answer(*read_key(request["string"], from_hex(request, "passphrase", None))),
+        "protect": lambda: write_protected(request["string"], from_hex(request, "passphrase")),
         "key-string": lambda: write_key(request["kind"], from_hex(request, "key"), KEMS[request.get("kem", X25519.id)]),
     }
     if op != "channel-open":

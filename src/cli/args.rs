@@ -10,7 +10,7 @@ use crate::{
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
-  2  usage: arguments, or a key file that is none
+  2  usage: arguments, a key file that is none, or a wrong passphrase
   3  no matching key
   4  cannot be opened: changed, moved, or refused by a policy
   5  truncated
@@ -30,6 +30,14 @@ Whoever is removed keeps what he has read, and the DEK: an old copy of the envel
 opens for him, and so does the same file under another name (a hard link). To shut somebody out of what is to come,
 seal anew.";
 
+const PASSPHRASE_HELP: &str = "Examples:
+  sealwire passphrase alice.key
+  sealwire passphrase --passphrase-file old --new-passphrase-file new alice.key
+  sealwire passphrase --remove alice.key
+
+The file is replaced when the new one is whole and was read again. Copies that were made before, a hard link among
+them, open with what they had. A key that was in a PEM document, or is one of age's, becomes a string of sealwire.";
+
 /// Encrypted envelopes: seal to a public key, open with its key file, send over TCP.
 #[derive(Debug, Parser)]
 #[command(name = "sealwire", version, max_term_width = 100, after_help = EXIT_CODES)]
@@ -42,9 +50,12 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Make a CMK, or a sender's key: write its key file, print its public half
     #[command(
-        after_help = "Examples:\n  sealwire keygen -o alice.key > alice.pub\n  sealwire keygen --pq -o alice-pq.key > alice-pq.pub\n  sealwire keygen --sender -o me.key > me.sender"
+        after_help = "Examples:\n  sealwire keygen -o alice.key > alice.pub\n  sealwire keygen --passphrase -o alice.key > alice.pub\n  sealwire keygen --pq -o alice-pq.key > alice-pq.pub\n  sealwire keygen --sender -o me.key > me.sender"
     )]
     Keygen(KeygenArgs),
+    /// Put the key of a key file under a passphrase, under another, or under none
+    #[command(after_help = PASSPHRASE_HELP)]
+    Passphrase(PassphraseArgs),
     /// Print the public half of a key file: its recipient, or its sender
     #[command(after_help = "Example:\n  sealwire recipient alice.key\n  sealwire recipient --fingerprint alice.key")]
     Recipient(RecipientArgs),
@@ -90,6 +101,46 @@ pub(crate) struct KeygenArgs {
     /// Make a post-quantum CMK (X-Wing: ML-KEM-768 and X25519), whose recipient is 1,959 characters long
     #[arg(long, conflicts_with = "sender")]
     pub(crate) pq: bool,
+    /// Put the key under a passphrase, which is asked for on the terminal; the options that name one do so too
+    #[arg(long)]
+    pub(crate) passphrase: bool,
+    #[command(flatten)]
+    pub(crate) passphrase_from: PassphraseFrom,
+}
+
+/// Where the passphrase of protected key files comes from.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct PassphraseFrom {
+    /// Read the passphrase of protected key files from a file, instead of asking on the terminal
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Read it from an open descriptor, up to its end
+    #[arg(long, value_name = "N", conflicts_with = "passphrase_file")]
+    pub(crate) passphrase_fd: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PassphraseArgs {
+    /// The key file, which is replaced
+    pub(crate) keyfile: PathBuf,
+    /// Leave the key without a passphrase
+    #[arg(long)]
+    pub(crate) remove: bool,
+    #[command(flatten)]
+    pub(crate) from: PassphraseFrom,
+    /// Read the new passphrase from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "remove")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+    /// Read it from an open descriptor, up to its end
+    #[arg(long, value_name = "N", conflicts_with_all = ["remove", "new_passphrase_file"])]
+    pub(crate) new_passphrase_fd: Option<u16>,
+}
+
+impl PassphraseArgs {
+    /// Where the new passphrase comes from.
+    pub(crate) fn new_from(&self) -> PassphraseFrom {
+        PassphraseFrom { passphrase_file: self.new_passphrase_file.clone(), passphrase_fd: self.new_passphrase_fd }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -99,12 +150,14 @@ pub(crate) struct RecipientArgs {
     /// Print the fingerprint, to be compared aloud
     #[arg(long)]
     pub(crate) fingerprint: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFrom,
 }
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = true)]
 pub(crate) struct Recipients {
-    /// A recipient (swr1…); several may be given
+    /// A recipient (swr1…, or age1…); several may be given
     #[arg(short = 'r', long = "recipient", value_name = "RECIPIENT")]
     pub(crate) recipients: Vec<String>,
     /// A file of recipients: one a line, or one SPKI PEM document
@@ -196,6 +249,8 @@ pub(crate) struct SealArgs {
     /// Sign the message with a sender's key file; with --channel the DEK
     #[arg(long, value_name = "KEYFILE")]
     pub(crate) sign_with: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFrom,
     /// Write text, for mail, JSON and environment variables; `open` recognises it
     #[arg(short, long, conflicts_with_all = ["channel", "detached"])]
     pub(crate) armor: bool,
@@ -224,6 +279,15 @@ pub(crate) struct Keys {
     /// A key file; several may be given
     #[arg(short = 'k', long = "key", value_name = "KEYFILE", required = true)]
     pub(crate) keys: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFrom,
+}
+
+impl Keys {
+    /// All that is read for the keys.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.keys.iter().chain(&self.passphrase.passphrase_file)
+    }
 }
 
 /// Whose messages are opened.
@@ -350,6 +414,8 @@ pub(crate) struct SendArgs {
     /// Sign what is sent with a sender's key file
     #[arg(long, value_name = "KEYFILE")]
     pub(crate) sign_with: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFrom,
     /// Public text that is authenticated with every message
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) context: String,

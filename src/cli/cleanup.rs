@@ -1,4 +1,4 @@
-//! What must not be left behind when a signal ends the program: files that are not whole yet.
+//! What must not be left behind when a signal ends the program: files that are not whole yet, and a terminal that shows nothing.
 
 use std::{
     fs, io,
@@ -14,6 +14,9 @@ struct Making {
     doomed: Vec<PathBuf>,
     /// Whether something is taking its place: what was there before is gone, and it would be wrong to say that nothing was done.
     finishing: bool,
+    /// A terminal that does not show what is typed, and how it was before.
+    #[cfg(unix)]
+    unseen: Option<(fs::File, rustix::termios::Termios)>,
 }
 
 /// Tells a server that it is to end; there is one where [`graceful`] was asked for.
@@ -24,7 +27,12 @@ pub(super) fn graceful() -> watch::Receiver<bool> {
     STOPPING.get_or_init(|| watch::channel(false).0).subscribe()
 }
 
-static MAKING: Mutex<Making> = Mutex::new(Making { doomed: Vec::new(), finishing: false });
+static MAKING: Mutex<Making> = Mutex::new(Making {
+    doomed: Vec::new(),
+    finishing: false,
+    #[cfg(unix)]
+    unseen: None,
+});
 
 fn making() -> MutexGuard<'static, Making> {
     MAKING.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,6 +65,44 @@ impl Drop for Doomed {
     }
 }
 
+/// A terminal that does not show what is typed, until this is dropped or a signal comes. There is one at a time.
+#[cfg(unix)]
+pub(super) struct Unseen;
+
+#[cfg(unix)]
+impl Unseen {
+    pub(super) fn on(terminal: &fs::File) -> io::Result<Self> {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let kept = terminal.try_clone()?;
+        let before = tcgetattr(terminal)?;
+        let mut now = before.clone();
+        now.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
+        // Held while it changes: a signal waits, and finds what to put right. What was typed before the question is no answer.
+        let mut making = making();
+        tcsetattr(terminal, OptionalActions::Flush, &now)?;
+        making.unseen = Some((kept, before));
+        Ok(Self)
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        making().show();
+    }
+}
+
+#[cfg(unix)]
+impl Making {
+    /// A terminal shows again what is typed. What was typed and not read was meant for us, and is thrown away.
+    fn show(&mut self) {
+        if let Some((terminal, before)) = self.unseen.take() {
+            // There is nobody to tell.
+            let _ = rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Flush, &before);
+        }
+    }
+}
+
 /// From now on a signal that ends the program removes what is doomed first. The exit code is the shell's for that signal: 128 and
 /// its number.
 pub(super) fn on_signals() {
@@ -75,6 +121,8 @@ pub(super) fn on_signals() {
             std::thread::sleep(Duration::from_millis(5));
             making = self::making();
         }
+        #[cfg(unix)]
+        making.show();
         // Whatever is made from here on waits for ever, and so is not left behind either.
         for path in &making.doomed {
             let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -106,7 +106,7 @@ pub(super) fn check_apart(option: &str, path: &Path, input: &Path, output: &Outp
 /// Refuses an output that is a key file which the command reads.
 pub(super) fn check_keys_apart<'a>(keys: impl IntoIterator<Item = &'a PathBuf>, output: &OutputArgs) -> Result<(), Failure> {
     match keys.into_iter().find(|key| key.exists() && is_one_file((key, Way::In), (output_path(output), Way::Out))) {
-        Some(key) => Err(Failure::usage(format!("{} holds a key, and is the output", show(key)))),
+        Some(key) => Err(Failure::usage(format!("{} holds a key or its passphrase, and is the output", show(key)))),
         None => Ok(()),
     }
 }

@@ -11,16 +11,17 @@ use zeroize::Zeroizing;
 
 use super::{
     Failure,
-    args::{From, KeygenArgs, Keys, RecipientArgs, Recipients},
+    args::{From, KeygenArgs, Keys, PassphraseFrom, RecipientArgs, Recipients},
     fail::{note, print_line, show},
     io::is_dash,
+    passphrase::Passphrases,
     report::utc,
 };
 use crate::{
     keys::{
-        Cmk, KEY_FILE_MAX, KeyError, Keyring, Listed, Recipient, SenderKey, cmk_from_key_file, cmk_to_key_file, is_key_string,
-        recipient_from_text, recipients_from_list, sender_from_text, sender_key_from_key_file, sender_key_to_key_file,
-        senders_from_list,
+        Cmk, KEY_FILE_MAX, KeyError, Keyring, Listed, Protected, Recipient, SecretKey, SenderKey, cmk_from_key_file,
+        cmk_to_key_file, is_key_string, recipient_from_text, recipients_from_list, secret_key_from_key_file, sender_from_text,
+        sender_key_from_key_file, sender_key_to_key_file, senders_from_list,
     },
     open::Senders,
     wire::Kem,
@@ -34,35 +35,57 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
         return Err(Failure::usage("a secret key is written to a file, never to standard output; name one with -o"));
     }
     let created = utc(std::time::SystemTime::now());
-    if args.sender {
-        let key = SenderKey::generate()?;
-        write_key_file(&args.output, &sender_key_to_key_file(&key, &created))?;
-        note(&format!("sender's key file: {}", show(&args.output)));
-        return print_line(&key.verifying_key().to_string());
+    // Told before a passphrase is asked for.
+    if args.output.exists() {
+        return Err(never_over(&args.output));
     }
-    let cmk = if args.pq { Cmk::generate_pq()? } else { Cmk::generate()? };
-    write_key_file(&args.output, &cmk_to_key_file(&cmk, &created))?;
-    let kind = if args.pq { "post-quantum key file" } else { "key file" };
-    note(&format!("{kind}: {}  fingerprint: {}", show(&args.output), cmk.recipient().fingerprint()));
-    print_line(&cmk.recipient().to_string())
+    let key: SecretKey = match args {
+        KeygenArgs { sender: true, .. } => SenderKey::generate()?.into(),
+        KeygenArgs { pq: true, .. } => Cmk::generate_pq()?.into(),
+        _ => Cmk::generate()?.into(),
+    };
+    let content = if args.passphrase || args.passphrase_from.is_given() {
+        let passphrase = Passphrases::new(&args.passphrase_from).choose(&args.output)?;
+        Zeroizing::new(Protected::new(&key, &passphrase)?.to_key_file(&key, &created))
+    } else {
+        match &key {
+            SecretKey::Cmk(cmk) => cmk_to_key_file(cmk, &created),
+            SecretKey::Sender(key) => sender_key_to_key_file(key, &created),
+        }
+    };
+    write_key_file(&args.output, &content)?;
+    match &key {
+        SecretKey::Cmk(cmk) => {
+            let kind = if args.pq { "post-quantum key file" } else { "key file" };
+            note(&format!("{kind}: {}  fingerprint: {}", show(&args.output), cmk.recipient().fingerprint()));
+        }
+        SecretKey::Sender(_) => note(&format!("sender's key file: {}", show(&args.output))),
+    }
+    print_line(&public_half(&key))
+}
+
+fn public_half(key: &SecretKey) -> String {
+    match key {
+        SecretKey::Cmk(cmk) => cmk.recipient().to_string(),
+        SecretKey::Sender(key) => key.verifying_key().to_string(),
+    }
+}
+
+fn never_over(path: &Path) -> Failure {
+    Failure::usage(format!("{} exists, and a key file is never overwritten; name another with -o", show(path)))
 }
 
 pub(super) fn recipient(args: &RecipientArgs) -> Result<(), Failure> {
-    let content = read_key_file(&args.keyfile)?;
-    if !args.fingerprint
-        && let Ok(sender) = sender_key_from_key_file(&content)
-    {
-        return print_line(&sender.verifying_key().to_string());
-    }
-    let cmk = cmk_from_key_file(&content).map_err(|error| Failure::from(error).about(show(&args.keyfile)))?;
-    if cmk.recipient().kem() == Kem::XWing {
+    let plain = |content: &str| secret_key_from_key_file(content, None);
+    let key = read_secret(&args.keyfile, &Passphrases::new(&args.passphrase), plain, Ok)?;
+    if matches!(&key, SecretKey::Cmk(cmk) if cmk.recipient().kem() == Kem::XWing) {
         note("a post-quantum key (X-Wing)");
     }
     if args.fingerprint {
-        print_line(&cmk.recipient().fingerprint().to_string())
-    } else {
-        print_line(&cmk.recipient().to_string())
+        let cmk = key.into_cmk().map_err(|error| Failure::from(error).about(show(&args.keyfile)))?;
+        return print_line(&cmk.recipient().fingerprint().to_string());
     }
+    print_line(&public_half(&key))
 }
 
 /// Writes a new file that only its owner can read; leaves nothing behind when that fails.
@@ -72,9 +95,7 @@ fn write_key_file(path: &Path, content: &str) -> Result<(), Failure> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::usage(format!("{} exists, and a key file is never overwritten; name another with -o", show(path)))
-        }
+        io::ErrorKind::AlreadyExists => never_over(path),
         _ => Failure::io(show(path), &error),
     })?;
     file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {
@@ -85,18 +106,30 @@ fn write_key_file(path: &Path, content: &str) -> Result<(), Failure> {
 }
 
 pub(super) fn read_keyring(keys: &Keys) -> Result<Keyring, Failure> {
-    keys.keys.iter().map(|path| read_cmk(path)).collect()
+    let passphrases = Passphrases::new(&keys.passphrase);
+    keys.keys.iter().map(|path| read_secret(path, &passphrases, cmk_from_key_file, SecretKey::into_cmk)).collect()
 }
 
-fn read_cmk(path: &Path) -> Result<Cmk, Failure> {
-    cmk_from_key_file(&read_key_file(path)?).map_err(|error| Failure::from(error).about(show(path)))
+pub(super) fn read_sender_key(path: &Path, from: &PassphraseFrom) -> Result<SenderKey, Failure> {
+    read_secret(path, &Passphrases::new(from), sender_key_from_key_file, SecretKey::into_sender)
 }
 
-pub(super) fn read_sender_key(path: &Path) -> Result<SenderKey, Failure> {
-    sender_key_from_key_file(&read_key_file(path)?).map_err(|error| Failure::from(error).about(show(path)))
+/// The key of a key file, protected or not: the one place where a passphrase is used for one.
+fn read_secret<T>(
+    path: &Path,
+    passphrases: &Passphrases<'_>,
+    plain: fn(&str) -> Result<T, KeyError>,
+    of: fn(SecretKey) -> Result<T, KeyError>,
+) -> Result<T, Failure> {
+    let content = read_key_file(path)?;
+    let key = match plain(&content) {
+        Err(KeyError::Protected) => of(passphrases.open(&content, path)?),
+        read => read,
+    };
+    key.map_err(|error| Failure::from(error).about(show(path)))
 }
 
-fn read_key_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
+pub(super) fn read_key_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let content = read_text(path, "key file", KEY_FILE_MAX)?;
     warn_of_permissions(path);
     Ok(content)
@@ -182,10 +215,14 @@ fn read_text(path: &Path, wanted: &str, most: usize) -> Result<Zeroizing<String>
     }
 }
 
+/// How secret keys begin, under a passphrase too.
+const SECRETS: [&str; 4] = ["SW-SECRET-", "SW-PROTECTED-KEY-1", "AGE-SECRET-KEY-1", "AGE-SECRET-KEY-PQ-1"];
+
 /// Refuses a secret key among the arguments, before anything could print it: where it stands now, others can read it.
 pub(super) fn refuse_secrets(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     for argument in arguments {
-        if String::from_utf8_lossy(argument.as_encoded_bytes()).to_ascii_uppercase().contains("SW-SECRET-") {
+        let argument = String::from_utf8_lossy(argument.as_encoded_bytes()).to_ascii_uppercase();
+        if SECRETS.iter().any(|secret| argument.contains(secret)) {
             return Err(Failure::usage(
                 "a secret key stands among the arguments, where other users of this machine can read it; give the name of a key file of mode 0600, and make a new key",
             ));
@@ -216,7 +253,7 @@ fn kind_of(meta: &fs::Metadata) -> &'static str {
 }
 
 #[cfg(unix)]
-fn warn_of_permissions(path: &Path) {
+pub(super) fn warn_of_permissions(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(path).map(|meta| meta.permissions().mode() & 0o777);
     if let Ok(mode) = mode
@@ -227,4 +264,4 @@ fn warn_of_permissions(path: &Path) {
 }
 
 #[cfg(not(unix))]
-fn warn_of_permissions(_: &Path) {}
+pub(super) fn warn_of_permissions(_: &Path) {}

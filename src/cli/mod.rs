@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! keys.rs      keygen, recipient, and reading key files
+//! passphrase.rs  passphrase, and where passphrases come from
 //! seal.rs open.rs inspect.rs    the commands of those names
 //! copy.rs      bytes from here to there, and how far they have come
 //! lines.rs     texts by lines
-//! cleanup.rs   what a signal removes
+//! cleanup.rs   what a signal removes and puts right
 //! rewrap.rs    rewrap
 //! io.rs        input, and where commands write
 //! replace.rs   files that appear whole or not at all
@@ -27,6 +28,7 @@ mod keys;
 mod lines;
 mod listen;
 mod open;
+mod passphrase;
 mod replace;
 mod report;
 mod rewrap;
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Keygen(args) => keys::keygen(&args),
+        Command::Passphrase(args) => passphrase::run(&args),
         Command::Recipient(args) => keys::recipient(&args),
         Command::Seal(args) => seal::run(&args),
         Command::Open(args) => open::run(&args),

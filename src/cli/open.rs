@@ -32,7 +32,7 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
     if let Some(header) = &args.detached {
         check_apart("--detached", header, &args.input, &args.output)?;
     }
-    check_keys_apart(args.keys.keys.iter().chain(&args.from.files()), &args.output)?;
+    check_keys_apart(args.keys.files().chain(&args.from.files()), &args.output)?;
     let output = if args.check { None } else { Some(output_beside(&args.input, &args.output, false)?) };
     if args.channel {
         return open_channel(args, opener, output);

@@ -35,11 +35,11 @@ pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
         .pad(args.pad)
         .segment_log2(args.segment_size);
     if let Some(path) = &args.sign_with {
-        let key = read_sender_key(path)?;
+        let key = read_sender_key(path, &args.passphrase)?;
         sealer = if args.channel { sealer.sign_with(key) } else { sealer.sign_messages_with(key) };
     }
     let sealer = sealer.build()?;
-    check_keys_apart(args.to.lists.iter().chain(&args.sign_with), &args.output)?;
+    check_keys_apart(args.to.lists.iter().chain(&args.sign_with).chain(&args.passphrase.passphrase_file), &args.output)?;
     match &args.detached {
         _ if args.channel => seal_channel(args, sealer),
         Some(header) => seal_detached(args, header, sealer),

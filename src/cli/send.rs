@@ -61,7 +61,7 @@ pub(super) fn run(args: SendArgs) -> Result<(), Failure> {
     let suite = args.suite.for_messages_of(Some(0), &to);
     let mut sealer = Sealer::builder().to_all(to).suite(suite);
     if let Some(path) = &args.sign_with {
-        sealer = sealer.sign_with(read_sender_key(path)?);
+        sealer = sealer.sign_with(read_sender_key(path, &args.passphrase)?);
     }
     let sealer = sealer.build()?;
     let total = check_inputs(&args)?;

@@ -12,6 +12,8 @@ pub(crate) mod backend;
 pub(crate) mod hpke;
 pub(crate) mod kem;
 pub(crate) mod padme;
+#[cfg(feature = "passphrase")]
+pub(crate) mod passphrase;
 pub(crate) mod proof;
 pub(crate) mod schedule;
 #[cfg(feature = "pq")]

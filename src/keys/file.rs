@@ -3,24 +3,27 @@
 
 use zeroize::Zeroizing;
 
-use super::{Cmk, KeyError, Recipient, SenderKey, VerifyingKey, pem, text::Kind};
+use super::{Cmk, KeyError, Recipient, SenderKey, VerifyingKey, age, pem, text::Kind};
 
 /// No key file is longer; whoever reads one stops there.
 pub const KEY_FILE_MAX: usize = 64 * 1024;
 
-const WANTED_SECRET: &str = "a secret key (SW-SECRET-CMK-1… or a PKCS#8 PEM of an X25519 key)";
-const WANTED_SENDER_SECRET: &str = "a sender's secret key (SW-SECRET-SENDER-1… or a PKCS#8 PEM of an Ed25519 key)";
+pub(super) const WANTED_SECRET: &str = "a secret key (SW-SECRET-CMK-1…, AGE-SECRET-KEY-1… or a PKCS#8 PEM of an X25519 key)";
+pub(super) const WANTED_SENDER_SECRET: &str = "a sender's secret key (SW-SECRET-SENDER-1… or a PKCS#8 PEM of an Ed25519 key)";
 const WANTED_SENDER: &str = "a sender (sws1… or an SPKI PEM of an Ed25519 key)";
-const WANTED_PUBLIC: &str = "a recipient (swr1… or an SPKI PEM of an X25519 key)";
+const WANTED_PUBLIC: &str = "a recipient (swr1…, age1… or an SPKI PEM of an X25519 key)";
 
-/// Reads the one CMK of a key file.
+/// Reads the one CMK of a key file: a key string, an age key, or a PEM document.
 ///
 /// # Errors
-/// [`KeyError`], which says what the text is instead where it has marks of its own.
+/// [`KeyError::Protected`] when it is under a passphrase; otherwise [`KeyError`], which says what the text is instead where it has marks of its own.
 pub fn cmk_from_key_file(content: &str) -> Result<Cmk, KeyError> {
     let key = only_key(content)?;
-    if Kind::of(key) == Some(Kind::Cmk) {
-        return Cmk::from_text(key);
+    match Kind::of(key) {
+        Some(Kind::Cmk) => return Cmk::from_text(key),
+        Some(Kind::AgeSecret) => return Cmk::from_age(key),
+        Some(Kind::Protected) => return Err(KeyError::Protected),
+        _ => {}
     }
     match pem::label(key) {
         Some("PRIVATE KEY") => Cmk::from_pem(key),
@@ -44,11 +47,13 @@ pub fn cmk_to_key_file(cmk: &Cmk, created: &str) -> Zeroizing<String> {
 /// Reads the one sender's key of a key file.
 ///
 /// # Errors
-/// [`KeyError`], which says what the text is instead where it has marks of its own.
+/// [`KeyError::Protected`] when a key is under a passphrase; otherwise [`KeyError`], which says what the text is instead where it has marks of its own.
 pub fn sender_key_from_key_file(content: &str) -> Result<SenderKey, KeyError> {
     let key = only_key(content)?;
-    if Kind::of(key) == Some(Kind::SenderSecret) {
-        return SenderKey::from_text(key);
+    match Kind::of(key) {
+        Some(Kind::SenderSecret) => return SenderKey::from_text(key),
+        Some(Kind::Protected) => return Err(KeyError::Protected),
+        _ => {}
     }
     match pem::label(key) {
         Some("PRIVATE KEY") => SenderKey::from_pem(key),
@@ -62,7 +67,7 @@ pub fn sender_key_to_key_file(key: &SenderKey, created: &str) -> Zeroizing<Strin
     write_key_file(&format!("# created: {created}\n# sender: {}\n", key.verifying_key()), &key.to_text())
 }
 
-fn write_key_file(head: &str, secret: &str) -> Zeroizing<String> {
+pub(super) fn write_key_file(head: &str, secret: &str) -> Zeroizing<String> {
     // Sized beforehand: a string that grows leaves copies of a secret behind.
     let mut file = Zeroizing::new(String::with_capacity(head.len() + secret.len() + 1));
     file.push_str(head);
@@ -103,14 +108,16 @@ pub fn is_key_string(text: &str) -> bool {
     Kind::of(text.trim()).is_some()
 }
 
-/// Reads a recipient from a string or a PEM document.
+/// Reads a recipient from a string, one of age's X25519 recipients, or a PEM document.
 ///
 /// # Errors
 /// [`KeyError`].
 pub fn recipient_from_text(content: &str) -> Result<Recipient, KeyError> {
     let key = only_key(content)?;
-    if Kind::of(key) == Some(Kind::Recipient) {
-        return key.parse();
+    match Kind::of(key) {
+        Some(Kind::Recipient) => return key.parse(),
+        Some(Kind::Age) => return Recipient::from_age(key),
+        _ => {}
     }
     match pem::label(key) {
         Some("PUBLIC KEY") => Recipient::from_pem(key),
@@ -141,7 +148,7 @@ fn is_content(line: &str) -> bool {
 }
 
 /// The part of a key file that is the key: one line, or one PEM document.
-fn only_key(content: &str) -> Result<&str, KeyError> {
+pub(super) fn only_key(content: &str) -> Result<&str, KeyError> {
     let mut rest = content;
     while let Some((line, after)) = rest.split_once('\n').filter(|(line, _)| !is_content(line.trim())) {
         let _ = line;
@@ -161,6 +168,19 @@ fn only_key(content: &str) -> Result<&str, KeyError> {
     Ok(key.trim())
 }
 
+/// The same key file with another key in the place of its key.
+#[cfg(feature = "passphrase")]
+pub(super) fn replace_key(content: &str, key: &str) -> Result<Zeroizing<String>, KeyError> {
+    let old = only_key(content)?;
+    // A slice of the content, found by where it stands: what is around it may hold the same characters.
+    let at = old.as_ptr().addr() - content.as_ptr().addr();
+    let (before, after) = (content.get(..at), content.get(at + old.len()..));
+    let (Some(before), Some(after)) = (before, after) else { return Err(KeyError::Empty) };
+    let mut file = Zeroizing::new(String::with_capacity(before.len() + key.len() + after.len()));
+    [before, key, after].into_iter().for_each(|part| file.push_str(part));
+    Ok(file)
+}
+
 fn line_end(s: &str, from: usize) -> Option<usize> {
     s.get(from..)?.find('\n').map(|i| i + from)
 }
@@ -173,8 +193,8 @@ fn describe(key: &str) -> &'static str {
     if key.starts_with("ssh-") || key.starts_with("ecdsa-sha2-") {
         return "an SSH public key";
     }
-    if key.starts_with("AGE-SECRET-KEY-") || key.starts_with("age1") {
-        return "an age key";
+    if key.starts_with("AGE-SECRET-KEY-") || key.starts_with("AGE-PLUGIN-") {
+        return age::OTHER_SECRET;
     }
     match pem::label(key) {
         Some("OPENSSH PRIVATE KEY") => "an SSH private key",

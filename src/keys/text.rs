@@ -3,13 +3,14 @@
 use bech32::{Bech32m, Checksum, Fe1024, Hrp, primitives::decode::CheckedHrpstring};
 use zeroize::Zeroizing;
 
-use super::KeyError;
+use super::{KeyError, age};
 use crate::{crypto::Secret32, wire::Kem};
 
 const RECIPIENT: &str = "swr";
 const CMK: &str = "sw-secret-cmk-";
 const SENDER: &str = "sws";
 const SENDER_SECRET: &str = "sw-secret-sender-";
+pub(super) const PROTECTED: &str = "sw-protected-key-";
 
 const WANTED_RECIPIENT: &str = "a recipient (swr1…)";
 const WANTED_CMK: &str = "a secret key (SW-SECRET-CMK-1…)";
@@ -17,7 +18,7 @@ const WANTED_SENDER: &str = "a sender (sws1…)";
 const WANTED_SENDER_SECRET: &str = "a sender's secret key (SW-SECRET-SENDER-1…)";
 
 /// Bech32m without its limit on length: post-quantum public keys are 1,218 bytes.
-enum LongBech32m {}
+pub(super) enum LongBech32m {}
 
 impl Checksum for LongBech32m {
     type MidstateRepr = u32;
@@ -117,11 +118,25 @@ pub(super) enum Kind {
     Cmk,
     Sender,
     SenderSecret,
+    /// Either secret key, under a passphrase.
+    Protected,
+    /// An age key's public half.
+    Age,
+    /// An age key.
+    AgeSecret,
 }
 
 impl Kind {
     pub(super) fn of(s: &str) -> Option<Self> {
-        let kinds = [(RECIPIENT, Self::Recipient), (CMK, Self::Cmk), (SENDER, Self::Sender), (SENDER_SECRET, Self::SenderSecret)];
+        let kinds = [
+            (RECIPIENT, Self::Recipient),
+            (CMK, Self::Cmk),
+            (SENDER, Self::Sender),
+            (SENDER_SECRET, Self::SenderSecret),
+            (PROTECTED, Self::Protected),
+            (age::RECIPIENT, Self::Age),
+            (age::SECRET, Self::AgeSecret),
+        ];
         kinds.into_iter().find(|(hrp, _)| has_prefix(s, hrp)).map(|(_, kind)| kind)
     }
 
@@ -131,6 +146,9 @@ impl Kind {
             Self::Cmk => "a secret key",
             Self::Sender => "a sender, the public half of a sender's key",
             Self::SenderSecret => "a sender's secret key, which signs and opens nothing",
+            Self::Protected => "a secret key under a passphrase",
+            Self::Age => "an age recipient, the public half of a key",
+            Self::AgeSecret => "an age key, which is secret",
         }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod aes;
 pub mod apart;
+pub mod keys;
 pub mod pq;
 pub mod scenarios;
 pub mod senders;

@@ -1,0 +1,463 @@
+//! Protected key files, as their user meets them: asked for on a terminal, read from files and descriptors, changed, and refused in time.
+#![cfg(unix)]
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    pty::openpty,
+    sys::termios::{LocalFlags, tcgetattr},
+};
+use program::{PROGRAM, Place, Ran, mode};
+use rustix::process::{Pid, Signal, kill_process};
+
+mod program;
+
+/// How long a terminal may take to say what it should.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A place with a file `pass`, and `safe.key` protected with what it holds.
+fn protected() -> (Place, String) {
+    let place = Place::new();
+    private(&place, "pass", "correct horse\n");
+    let made = place.run(["keygen", "--passphrase-file", "pass", "-o", "safe.key"], b"");
+    assert!(made.code == 0 && made.err.starts_with("key file: safe.key  fingerprint: "), "{}", made.err);
+    (place, made.line())
+}
+
+fn private(place: &Place, name: &str, content: &str) {
+    place.write(name, content.as_bytes());
+    fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn text(place: &Place, name: &str) -> String {
+    String::from_utf8(place.read(name)).unwrap()
+}
+
+/// The program without a terminal to ask on, whatever the tests were started from.
+fn alone(place: &Place, args: &[&str], input: &[u8]) -> Ran {
+    let mut child = detached(place, args).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    Ran::of(child.wait_with_output().unwrap())
+}
+
+fn detached(place: &Place, args: &[&str]) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg("--wait").arg(PROGRAM).args(args).current_dir(place.path("."));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A terminal of its own, with a shell command that was started from it.
+struct Terminal {
+    master: File,
+    slave: File,
+    child: Child,
+    said: mpsc::Receiver<Vec<u8>>,
+    screen: String,
+}
+
+impl Terminal {
+    fn run(place: &Place, script: &str) -> Self {
+        let pty = openpty(None, None).unwrap();
+        let (master, slave) = (File::from(pty.master), File::from(pty.slave));
+        let stdio = || Stdio::from(slave.try_clone().unwrap());
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait", "sh", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
+        let child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+        let (says, said) = mpsc::channel();
+        let mut reader = master.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(n) = reader.read(&mut buffer) {
+                if n == 0 || says.send(buffer[..n].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { master, slave, child, said, screen: String::new() }
+    }
+
+    /// Waits until the screen ends with this.
+    fn shows(&mut self, wanted: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.screen.ends_with(wanted) {
+            let left = until.saturating_duration_since(Instant::now());
+            let more =
+                self.said.recv_timeout(left).unwrap_or_else(|_| panic!("{wanted:?} is awaited, and there is {:?}", self.screen));
+            self.screen.push_str(&String::from_utf8(more).unwrap());
+        }
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn echoes(&self) -> bool {
+        tcgetattr(&self.slave).unwrap().local_flags.contains(LocalFlags::ECHO)
+    }
+
+    /// What became of the command, and all that the screen showed.
+    fn ends(mut self) -> (i32, String) {
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() > until => panic!("it does not end: {:?}", self.screen),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        assert!(self.echoes(), "the terminal does not show what is typed");
+        while let Ok(more) = self.said.recv_timeout(Duration::from_millis(100)) {
+            self.screen.push_str(&String::from_utf8(more).unwrap());
+        }
+        (status.code().unwrap(), self.screen.replace("\r\n", "\n"))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_protected_key_does_all_that_a_key_does() {
+    let (place, recipient) = protected();
+    assert_eq!(mode(&place.path("safe.key")), 0o600);
+    let file = text(&place, "safe.key");
+    assert!(file.starts_with("# created: 20") && file.contains(&format!("\n# recipient: {recipient}\nSW-PROTECTED-KEY-1")));
+    assert!(!file.contains("SW-SECRET"));
+    let with = ["--passphrase-file", "pass"];
+    let run = |args: &[&str], input: &[u8]| alone(&place, &[args, &with].concat(), input).silent();
+    assert_eq!(run(&["recipient", "safe.key"], b"").line(), recipient);
+    assert_eq!(run(&["recipient", "--fingerprint", "safe.key"], b"").line().len(), 35);
+    let sealed = place.run(["seal", "-r", &recipient], b"payload").silent().out;
+    assert_eq!(run(&["open", "-k", "safe.key"], &sealed).out, b"payload");
+    assert!(run(&["open", "-k", "alice.key", "-k", "safe.key", "--check"], &sealed).out.is_empty());
+    place.write("sealed", &sealed);
+    run(&["rewrap", "-k", "safe.key", "--add", &place.recipient, "sealed"], b"");
+    assert_eq!(run(&["open", "-k", "alice.key", "sealed"], b"").out, b"payload");
+    // A sender's key under the same passphrase, where it signs a message, and where it signs what is sent.
+    let made = place.run(["keygen", "--sender", "--passphrase-file", "pass", "-o", "me.key"], b"");
+    let sender = made.line();
+    assert_eq!((made.code, made.err.as_str(), sender.starts_with("sws1")), (0, "sender's key file: me.key\n", true));
+    assert_eq!(run(&["recipient", "me.key"], b"").line(), sender);
+    let signed = run(&["seal", "-r", &place.recipient, "--sign-with", "me.key"], b"signed").out;
+    assert_eq!(place.run(["open", "-k", "alice.key", "--from", &sender], &signed).silent().out, b"signed");
+    let listen = ["listen", "--on", "127.0.0.1:0", "-k", "safe.key", "--from", &sender, "--out", "inbox", "--once"];
+    let listener = program::Listener::start(place.command(listen.iter().chain(&with)));
+    let to = listener.address.clone();
+    run(&["send", "--to", &to, "-r", &recipient, "--sign-with", "me.key", "pass"], b"");
+    assert_eq!((listener.wait(), place.read("inbox/pass")), (0, b"correct horse\n".to_vec()));
+    alone(&place, &["open", "-k", "me.key", "--passphrase-file", "pass"], &signed)
+        .failed(2, "me.key: this is a sender's secret key");
+    let refused = alone(&place, &["seal", "-r", &recipient, "--sign-with", "safe.key", "--passphrase-file", "pass"], b"");
+    refused.failed(2, "safe.key: this is a secret key, and a sender's secret key");
+    // The output is never what holds the passphrase.
+    alone(&place, &["open", "-k", "safe.key", "--passphrase-file", "pass", "--force", "-o", "pass"], &sealed)
+        .failed(2, "passphrase");
+    assert_eq!(place.read("pass"), b"correct horse\n");
+}
+
+#[test]
+fn passphrases_from_files_and_descriptors() {
+    let (place, recipient) = protected();
+    place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
+    let shell = |script: &str| {
+        let mut command = Command::new("setsid");
+        command.args(["--wait", "bash", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
+        Ran::of(command.stdin(Stdio::null()).output().unwrap())
+    };
+    for script in [
+        "sealwire open -k safe.key --passphrase-fd 3 3< pass < sealed",
+        "cat pass | sealwire open -k safe.key --passphrase-fd 0 sealed",
+        "sealwire open -k safe.key --passphrase-file <(cat pass) < sealed",
+        "printf 'correct horse' > bare && chmod 600 bare && sealwire open -k safe.key --passphrase-file bare sealed",
+        "printf 'correct horse\\r\\n' > crlf && chmod 600 crlf && sealwire open -k safe.key --passphrase-file crlf sealed",
+    ] {
+        assert_eq!(shell(script).silent().out, b"payload", "{script}");
+    }
+    shell("sealwire open -k safe.key --passphrase-fd 9 sealed").failed(7, "/dev/fd/9");
+    shell("sealwire open -k safe.key --passphrase-file nowhere sealed").failed(7, "nowhere");
+    shell("sealwire open -k safe.key --passphrase-file - sealed").failed(2, "--passphrase-fd 0");
+    shell("sealwire open -k safe.key --passphrase-file . sealed").failed(2, "a folder");
+    shell("sealwire open -k safe.key --passphrase-file /dev/null sealed").failed(2, "/dev/null: the passphrase is empty");
+    shell("sealwire open -k safe.key --passphrase-file /dev/zero sealed").failed(2, "longer than 1024 bytes");
+    shell("printf '\\377' | sealwire open -k safe.key --passphrase-fd 0 sealed").failed(2, "no text");
+    assert_eq!(shell("sealwire open -k safe.key --passphrase-fd 0 --passphrase-file pass sealed").code, 2);
+    fs::set_permissions(place.path("pass"), fs::Permissions::from_mode(0o644)).unwrap();
+    let warned = shell("sealwire open -k safe.key --passphrase-file pass sealed");
+    assert!(warned.code == 0 && warned.err.starts_with("warning: pass can be read by others"), "{}", warned.err);
+    // What others can read is refused among the arguments.
+    let key = text(&place, "safe.key").lines().last().unwrap().to_owned();
+    for argument in [key.clone(), key.to_lowercase()] {
+        let ran = alone(&place, &["open", "-k", &argument], b"").failed(2, "a secret key stands among the arguments");
+        assert!(!ran.err.to_uppercase().contains("SW-PROTECTED-KEY-1Q"), "{}", ran.err);
+    }
+}
+
+/// The string of any data that a protected key could have.
+fn string(data: &[u8]) -> String {
+    enum Long {}
+    impl bech32::Checksum for Long {
+        type MidstateRepr = u32;
+        type CorrectionField = bech32::Fe1024;
+        const ROOT_GENERATOR: bech32::Fe1024 = bech32::Bech32m::ROOT_GENERATOR;
+        const ROOT_EXPONENTS: core::ops::RangeInclusive<usize> = bech32::Bech32m::ROOT_EXPONENTS;
+        const CODE_LENGTH: usize = 4096;
+        const CHECKSUM_LENGTH: usize = bech32::Bech32m::CHECKSUM_LENGTH;
+        const GENERATOR_SH: [u32; 5] = bech32::Bech32m::GENERATOR_SH;
+        const TARGET_RESIDUE: u32 = bech32::Bech32m::TARGET_RESIDUE;
+    }
+    let mut out = String::new();
+    bech32::encode_upper_to_fmt::<Long, _>(&mut out, bech32::Hrp::parse("sw-protected-key-").unwrap(), data).unwrap();
+    out
+}
+
+/// Every refusal is one sentence, within a second and 128 MiB; so is the dearest file that is not refused before it is computed.
+#[test]
+fn refusals_are_clear_and_cheap() {
+    let (place, _) = protected();
+    private(&place, "wrong", "incorrect horse\n");
+    let file = text(&place, "safe.key");
+    let data = |t: u32, m: u32, p: u8, len: usize| {
+        string(&[&[1][..], &t.to_be_bytes(), &m.to_be_bytes(), &[p], &[7; 48], &vec![7; len + 16]].concat())
+    };
+    private(&place, "cut", &file[..file.len() - 20]);
+    private(&place, "mistyped", &file.replace("KEY-1Q", "KEY-1P"));
+    private(&place, "newer", &string(&[2]));
+    private(&place, "passes", &data(u32::MAX, 8, 1, 76));
+    private(&place, "memory", &data(1, u32::MAX, 1, 76));
+    private(&place, "lanes", &data(1, 65_536, 255, 76));
+    private(&place, "work", &data(10, 65_536, 4, 76));
+    private(&place, "long", &data(1, 8, 1, 1025));
+    private(&place, "dearest", &data(4, 98_304, 16, 1024));
+    private(&place, "slowest", &data(10, 39_321, 1, 76));
+    for (name, passphrase, said) in [
+        ("safe.key", "wrong", "safe.key: the passphrase is wrong"),
+        ("dearest", "pass", "dearest: the passphrase is wrong"),
+        ("slowest", "pass", "slowest: the passphrase is wrong"),
+        ("cut", "pass", "cut: the key string is damaged"),
+        ("mistyped", "pass", "mistyped: the key string is damaged"),
+        ("newer", "pass", "its version is 2, and only 1 is supported"),
+        ("passes", "pass", "4294967295 passes"),
+        ("memory", "pass", "4294967295 KiB of memory"),
+        ("lanes", "pass", "255 lanes"),
+        ("work", "pass", "655360 KiB in all passes"),
+        ("long", "pass", "it holds 1025 bytes"),
+    ] {
+        let args = ["recipient", name, "--passphrase-file", passphrase];
+        alone(&place, &args, b"").failed(2, said);
+        // Others use the machine too: the best of three.
+        let runs = (0..3).map(|_| {
+            let started = Instant::now();
+            let (code, peak) = program::peak_of(detached(&place, &args).stderr(Stdio::null()).spawn().unwrap());
+            assert_eq!(code, 2);
+            assert!(peak < 128 << 20, "{name}: {peak} bytes");
+            started.elapsed()
+        });
+        let best = runs.min().unwrap();
+        assert!(best < Duration::from_secs(1), "{name}: {best:?}");
+    }
+    // Nobody is there to be asked.
+    for args in
+        [&["recipient", "safe.key"][..], &["open", "-k", "safe.key"], &["passphrase", "safe.key"], &["keygen", "--passphrase"]]
+    {
+        alone(&place, args, b"").failed(2, "no terminal to ask on; use --passphrase-file or --passphrase-fd");
+    }
+    assert!(!place.path("sealwire.key").exists());
+}
+
+#[test]
+fn a_terminal_is_asked() {
+    let (place, recipient) = protected();
+    // A new passphrase is asked for twice, and not shown.
+    let mut terminal = Terminal::run(&place, "sealwire keygen --passphrase -o typed.key");
+    terminal.shows("New passphrase of typed.key: ");
+    assert!(!terminal.echoes());
+    terminal.types("b\u{e4}ttery staple\n");
+    terminal.shows("The same again: ");
+    assert!(!terminal.echoes());
+    terminal.types("b\u{e4}ttery staple\n");
+    let (code, screen) = terminal.ends();
+    assert!(code == 0 && !screen.contains("ttery") && screen.contains("swr1"), "{screen}");
+    private(&place, "typed", "b\u{e4}ttery staple");
+    let typed = alone(&place, &["recipient", "typed.key", "--passphrase-file", "typed"], b"").silent().line();
+    assert!(screen.contains(&typed));
+    // Two that differ make no file.
+    let mut terminal = Terminal::run(&place, "sealwire keygen --passphrase -o differ.key");
+    terminal.shows("differ.key: ");
+    terminal.types("one\n");
+    terminal.shows("again: ");
+    terminal.types("two\n");
+    let (code, screen) = terminal.ends();
+    assert!(code == 2 && screen.contains("the two passphrases differ") && !place.path("differ.key").exists(), "{screen}");
+    // Nor does an empty one, or one that is too long; what is over does not go to the shell.
+    for (keys, said) in [("\n".to_owned(), "the passphrase is empty"), ("x".repeat(1100) + "\n", "longer than 1024 bytes")] {
+        let mut terminal = Terminal::run(&place, "sealwire keygen --passphrase -o never.key");
+        terminal.shows("never.key: ");
+        terminal.types(&keys);
+        let (code, screen) = terminal.ends();
+        assert!(code == 2 && screen.contains(said) && !place.path("never.key").exists(), "{screen}");
+    }
+    // An existing file is told before anything is asked.
+    let (code, screen) = Terminal::run(&place, "sealwire keygen --passphrase -o typed.key").ends();
+    assert!(code == 2 && screen.contains("never overwritten") && !screen.contains("New"), "{screen}");
+    // Standard input is free for data, and several keys are asked for by name.
+    place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
+    let mut terminal = Terminal::run(&place, "sealwire open -k typed.key -k alice.key -k safe.key < sealed > opened");
+    terminal.shows("Passphrase of typed.key: ");
+    terminal.types("b\u{e4}ttery staple\n");
+    terminal.shows("Passphrase of safe.key: ");
+    assert!(!terminal.echoes());
+    terminal.types("correct horse\n");
+    let (code, screen) = terminal.ends();
+    assert_eq!((code, screen.as_str()), (0, "Passphrase of typed.key: \nPassphrase of safe.key: \n"));
+    assert_eq!(place.read("opened"), b"payload");
+    let mut terminal = Terminal::run(&place, "sealwire recipient safe.key");
+    terminal.shows("safe.key: ");
+    terminal.types("incorrect\n");
+    let (code, screen) = terminal.ends();
+    assert!(code == 2 && screen.ends_with("\nsealwire: safe.key: the passphrase is wrong\n"), "{screen}");
+    // The end of the input is no passphrase.
+    let mut terminal = Terminal::run(&place, "sealwire recipient safe.key");
+    terminal.shows("safe.key: ");
+    terminal.types("\u{4}");
+    let (code, screen) = terminal.ends();
+    assert!(code == 2 && screen.contains("the passphrase is empty"), "{screen}");
+}
+
+/// A signal while nothing is shown: what is typed is shown again, and the exit code is the signal's.
+#[test]
+fn a_signal_leaves_the_terminal_as_it_was() {
+    let (place, _) = protected();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+        // The shell is replaced, so that the child is the program.
+        let mut terminal = Terminal::run(&place, "exec sealwire passphrase safe.key");
+        terminal.shows("Passphrase of safe.key: ");
+        assert!(!terminal.echoes());
+        if signal == Signal::INT {
+            terminal.types("half a passphrase\u{3}");
+        } else {
+            kill_process(Pid::from_child(&terminal.child), signal).unwrap();
+        }
+        let (code, screen) = terminal.ends();
+        assert_eq!(code, 128 + signal.as_raw(), "{screen}");
+    }
+    assert!(alone(&place, &["recipient", "safe.key", "--passphrase-file", "pass"], b"").code == 0);
+}
+
+#[test]
+fn a_passphrase_is_put_on_changed_and_taken_off() {
+    let place = Place::new();
+    private(&place, "one", "one");
+    private(&place, "two", "two");
+    let plain = text(&place, "alice.key");
+    let recipient_with = |pass: &str| alone(&place, &["recipient", "alice.key", "--passphrase-file", pass], b"");
+    let change = |args: &[&str]| {
+        let ran = alone(&place, &[&["passphrase", "alice.key"], args].concat(), b"");
+        assert_eq!(mode(&place.path("alice.key")), 0o600);
+        assert!(place.names(".").iter().all(|name| !name.ends_with(".part")));
+        ran
+    };
+    let said = change(&["--new-passphrase-file", "one"]);
+    assert_eq!((said.code, said.err.as_str()), (0, "alice.key: protected with the new passphrase\n"));
+    let head = plain.split("SW-").next().unwrap();
+    assert!(text(&place, "alice.key").starts_with(&format!("{head}SW-PROTECTED-KEY-1")));
+    assert_eq!(recipient_with("one").silent().line(), place.recipient);
+    // Whoever does not know it changes nothing.
+    let before = place.read("alice.key");
+    change(&["--passphrase-file", "two", "--new-passphrase-file", "two"]).failed(2, "alice.key: the passphrase is wrong");
+    change(&["--passphrase-file", "two", "--remove"]).failed(2, "alice.key: the passphrase is wrong");
+    change(&["--new-passphrase-file", "two"]).failed(2, "no terminal");
+    change(&["--passphrase-file", "one", "--new-passphrase-file", "/dev/null"]).failed(2, "empty");
+    assert_eq!(change(&["--passphrase-file", "one", "--new-passphrase-file", "two", "--remove"]).code, 2);
+    assert_eq!(place.read("alice.key"), before);
+    assert_eq!(change(&["--passphrase-file", "one", "--new-passphrase-file", "two"]).code, 0);
+    recipient_with("one").failed(2, "wrong");
+    assert_eq!(recipient_with("two").silent().line(), place.recipient);
+    // Through a symbolic link, which stays.
+    std::os::unix::fs::symlink("alice.key", place.path("link")).unwrap();
+    let ran = alone(&place, &["passphrase", "--passphrase-file", "two", "--remove", "link"], b"");
+    assert!(ran.code == 0 && ran.err == "link: no longer protected: keep it where nobody else can read it\n", "{}", ran.err);
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+    assert_eq!((text(&place, "alice.key"), mode(&place.path("alice.key"))), (plain, 0o600));
+    change(&["--remove"]).failed(2, "it has no passphrase");
+    // On a terminal: the old one is tried before a new one is asked for.
+    assert_eq!(change(&["--new-passphrase-file", "one"]).code, 0);
+    let mut terminal = Terminal::run(&place, "sealwire passphrase alice.key");
+    terminal.shows("Passphrase of alice.key: ");
+    terminal.types("one\n");
+    terminal.shows("New passphrase of alice.key: ");
+    terminal.types("two\n");
+    terminal.shows("The same again: ");
+    terminal.types("two\n");
+    assert_eq!(terminal.ends().0, 0);
+    assert_eq!(recipient_with("two").silent().line(), place.recipient);
+    // Documents and keys of age become strings; what is no key file stays.
+    let age = "# public key: age1xmwwc06ly3ee5rytxm9mflaz2u56jjj36s0mypdrwsvlul66mv4q47ryef\nAGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0\n";
+    private(&place, "age.key", age);
+    let recipient = place.run(["recipient", "age.key"], b"").silent().line();
+    assert_eq!(alone(&place, &["passphrase", "age.key", "--new-passphrase-file", "one"], b"").code, 0);
+    assert!(text(&place, "age.key").starts_with("# public key: age1xmww") && !text(&place, "age.key").contains("AGE-SECRET"));
+    assert_eq!(alone(&place, &["recipient", "age.key", "--passphrase-file", "one"], b"").silent().line(), recipient);
+    alone(&place, &["passphrase", "one", "--new-passphrase-file", "two"], b"").failed(2, "no key that is known here");
+    assert_eq!(text(&place, "one"), "one");
+    alone(&place, &["passphrase", "nowhere", "--new-passphrase-file", "two"], b"").failed(7, "nowhere");
+}
+
+/// `protected-cmk` of spec/vectors/keys.json, which costs little: under "correct horse".
+const CHEAP: &str = "SW-PROTECTED-KEY-1QYQQQQQPQQQQQZQP5ZS69GAY5KN2029F4246ETDW4LWFA0ZLPFDY2KRMHLM3EUJRGV9VPUMZM2PFVM6VAYFXSDH243E4JAVXKVWT56A3HNXRPP48MUAHVNTGG2PLEE3MW0TAQYLAJ3VGK5NW22PSN6722WM9CENPRZDD3NWNG4THQ0YZK6JZ4M5A7N046GGMA7NU7C2XSWD92HGA48YNF52L6JUUTFJM8ZX50DQK8PK25JQ27QFA4W";
+const ITS_KEY: &str = "SW-SECRET-CMK-1QQSPZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYGE7FA0L";
+
+/// Whatever ends the command, the key file holds the key: as it was, or as it is to be.
+#[test]
+fn a_key_is_never_lost() {
+    use std::os::unix::process::ExitStatusExt;
+    let place = Place::new();
+    private(&place, "pass", "correct horse\n");
+    fs::create_dir(place.path("w")).unwrap();
+    let (old, new) = (format!("# mine\n{CHEAP}\n"), format!("# mine\n{ITS_KEY}\n"));
+    let args = ["passphrase", "--passphrase-file", "pass", "--remove", "w/key"];
+    let start = || {
+        fs::write(place.path("w/key"), &old).unwrap();
+        fs::set_permissions(place.path("w/key"), fs::Permissions::from_mode(0o600)).unwrap();
+        (detached(&place, &args).spawn().unwrap(), Instant::now())
+    };
+    let (mut child, started) = start();
+    assert!(child.wait().unwrap().success());
+    let whole = started.elapsed();
+    assert_eq!((text(&place, "w/key"), mode(&place.path("w/key"))), (new.clone(), 0o600));
+    let (mut kept, mut changed) = (0, 0);
+    for round in 0..80u32 {
+        let (mut child, _) = start();
+        std::thread::sleep(whole * round / 64);
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success() || status.signal() == Some(9), "{status}");
+        let now = text(&place, "w/key");
+        assert!(now == new || (now == old && !status.success()), "{now}");
+        assert_eq!(mode(&place.path("w/key")), 0o600);
+        for part in place.names("w").iter().filter(|name| *name != "key") {
+            assert_eq!(mode(&place.path(&format!("w/{part}"))), 0o600);
+            fs::remove_file(place.path(&format!("w/{part}"))).unwrap();
+        }
+        (kept, changed) = (kept + usize::from(now == old), changed + usize::from(now == new));
+    }
+    assert!(kept > 5 && changed > 5, "all kills came at the same moment: {kept} before, {changed} after");
+    // No room for another file: the old one stays.
+    fs::write(place.path("w/key"), &old).unwrap();
+    let script = format!("ulimit -f 0; exec {PROGRAM} {}", args.join(" "));
+    let ran =
+        Ran::of(Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).stdin(Stdio::null()).output().unwrap());
+    ran.failed(7, "too large");
+    assert_eq!((text(&place, "w/key"), place.names("w")), (old, vec!["key".to_owned()]));
+}
