@@ -270,13 +270,6 @@ pub(crate) struct Keys {
     pub(crate) passphrase: PassphraseFrom,
 }
 
-impl Keys {
-    /// All that is read for the keys.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.keys.iter().chain(&self.passphrase.passphrase_file)
-    }
-}
-
 /// Whose messages are opened.
 #[derive(Debug, clap::Args)]
 pub(crate) struct From {
