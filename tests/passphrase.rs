@@ -163,7 +163,7 @@ fn a_protected_key_does_all_that_a_key_does() {
     refused.failed(2, "safe.key: this is a secret key, and a sender's secret key");
     // The output is never what holds the passphrase.
     alone(&place, &["open", "-k", "safe.key", "--passphrase-file", "pass", "--force", "-o", "pass"], &sealed)
-        .failed(2, "passphrase");
+        .failed(2, "pass holds a passphrase, and is the output");
     assert_eq!(place.read("pass"), b"correct horse\n");
 }
 

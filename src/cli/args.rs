@@ -35,8 +35,9 @@ const PASSPHRASE_HELP: &str = "Examples:
   sealwire passphrase --passphrase-file old --new-passphrase-file new alice.key
   sealwire passphrase --remove alice.key
 
-The file is replaced when the new one is whole and was read again. Copies that were made before, a hard link among
-them, open with what they had. A key that was in a PEM document, or is one of age's, becomes a string of sealwire.";
+The file is replaced when the new one is whole and was read again. Copies that were made before,
+hard links too, open with what they had. A key in a PEM document, or one of age's, becomes a string
+of sealwire.";
 
 /// Encrypted envelopes: seal to a public key, open with its key file, send over TCP.
 #[derive(Debug, Parser)]
@@ -281,13 +282,6 @@ pub(crate) struct Keys {
     pub(crate) keys: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) passphrase: PassphraseFrom,
-}
-
-impl Keys {
-    /// All that is read for the keys.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.keys.iter().chain(&self.passphrase.passphrase_file)
-    }
 }
 
 /// Whose messages are opened.

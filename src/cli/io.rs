@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Failure,
-    args::OutputArgs,
+    args::{OutputArgs, PassphraseFrom},
     fail::show,
     replace::{Identity, Over, Parked, Replacement, exists, folder_of},
 };
@@ -105,8 +105,21 @@ pub(super) fn check_apart(option: &str, path: &Path, input: &Path, output: &Outp
 
 /// Refuses an output that is a key file which the command reads.
 pub(super) fn check_keys_apart<'a>(keys: impl IntoIterator<Item = &'a PathBuf>, output: &OutputArgs) -> Result<(), Failure> {
-    match keys.into_iter().find(|key| key.exists() && is_one_file((key, Way::In), (output_path(output), Way::Out))) {
-        Some(key) => Err(Failure::usage(format!("{} holds a key or its passphrase, and is the output", show(key)))),
+    check_secrets_apart("a key", keys, output)
+}
+
+/// Refuses an output that is the file of the passphrase.
+pub(super) fn check_passphrase_apart(from: &PassphraseFrom, output: &OutputArgs) -> Result<(), Failure> {
+    check_secrets_apart("a passphrase", &from.passphrase_file, output)
+}
+
+fn check_secrets_apart<'a>(
+    what: &str,
+    secrets: impl IntoIterator<Item = &'a PathBuf>,
+    output: &OutputArgs,
+) -> Result<(), Failure> {
+    match secrets.into_iter().find(|secret| secret.exists() && is_one_file((secret, Way::In), (output_path(output), Way::Out))) {
+        Some(secret) => Err(Failure::usage(format!("{} holds {what}, and is the output", show(secret)))),
         None => Ok(()),
     }
 }

@@ -12,7 +12,10 @@ use super::{
     args::SealArgs,
     copy::{CHUNK, Copying, Progress, copy, spool},
     fail::{note, show},
-    io::{Output, check_apart, check_keys_apart, cores, input, input_len, input_version, is_dash, lines, output_beside},
+    io::{
+        Output, check_apart, check_keys_apart, check_passphrase_apart, cores, input, input_len, input_version, is_dash, lines,
+        output_beside,
+    },
     keys::{read_recipients, read_sender_key},
     lines::next_line,
     replace::{Identity, Parked},
@@ -39,7 +42,8 @@ pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
         sealer = if args.channel { sealer.sign_with(key) } else { sealer.sign_messages_with(key) };
     }
     let sealer = sealer.build()?;
-    check_keys_apart(args.to.lists.iter().chain(&args.sign_with).chain(&args.passphrase.passphrase_file), &args.output)?;
+    check_keys_apart(args.to.lists.iter().chain(&args.sign_with), &args.output)?;
+    check_passphrase_apart(&args.passphrase, &args.output)?;
     match &args.detached {
         _ if args.channel => seal_channel(args, sealer),
         Some(header) => seal_detached(args, header, sealer),
