@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use kit::TestRng;
 use libtest_mimic::{Arguments, Failed, Trial};
 use sealwire::{
-    ChannelOpener, ChannelSealer, Cmk, HintMode, Kem, Keyring, OpenError, Opened, Opener, ParseError, Policy, PolicyError,
-    Recipient, Reuse, Rewrap, RewrapError, Role, Sealer, SenderKey, Senders, Suite, VerifyingKey,
+    Begun, ChannelOpener, ChannelSealer, Cmk, Dek, HintMode, Kem, Keyring, KmsKey, OpenError, Opened, Opener, ParseError, Policy,
+    PolicyError, Recipient, Reuse, Rewrap, RewrapError, Role, Sealer, SenderKey, Senders, Suite, VerifyingKey,
     armor::{ArmorReader, ArmorWriter},
     stream::{OpenReader, StreamError},
 };
@@ -169,7 +169,11 @@ struct Case {
     range: Option<(u64, u64)>,
     /// Whether the bytes are text.
     armored: bool,
+    /// Provider, key_ref, and what the KMS answers.
+    kms: Kms,
 }
+
+type Kms = Vec<(&'static str, &'static str, Vec<u8>)>;
 
 /// The bytes out of a text.
 fn unarmored(text: &[u8]) -> Result<Vec<u8>, String> {
@@ -190,10 +194,10 @@ fn role_name(role: Role) -> &'static str {
 
 impl Case {
     fn copy(&self) -> Self {
-        let Self { bytes, secrets, binding, senders, role, block, range, armored } = self;
+        let Self { bytes, secrets, binding, senders, role, block, range, armored, kms } = self;
         let (bytes, secrets, binding) = (bytes.clone(), secrets.clone(), binding.clone());
-        let (senders, block) = (senders.clone(), block.clone());
-        Self { bytes, secrets, binding, senders, role: *role, block, range: *range, armored: *armored }
+        let (senders, block, kms) = (senders.clone(), block.clone(), kms.clone());
+        Self { bytes, secrets, binding, senders, role: *role, block, range: *range, armored: *armored, kms }
     }
 
     /// A part, after the payload's length was asked for.
@@ -217,7 +221,8 @@ impl Case {
             let keys = keys.iter().filter_map(|key| VerifyingKey::from_ed25519(*key).ok());
             accept.iter().filter_map(|name| name.parse().ok()).fold(Senders::new(keys), Senders::also)
         });
-        let policy = Policy { binding: self.binding.clone(), senders, ..Policy::default() };
+        let kms_keys = self.kms.iter().map(|(provider, key_ref, _)| KmsKey::new(*provider, *key_ref)).collect();
+        let policy = Policy { binding: self.binding.clone(), senders, kms_keys, ..Policy::default() };
         let opener = Opener::builder(keyring(&self.secrets)).policy(policy).build();
         let part = |opened: Opened| {
             let sender = sender_name(&opened.sender.standing().to_string(), opened.sender.key().map(|key| hex(key.as_bytes())));
@@ -237,6 +242,7 @@ impl Case {
             };
             let opened = match &self.block {
                 Some(block) => opener.open_detached(block, &bytes),
+                None if !self.kms.is_empty() => self.we_ask(&opener, &bytes),
                 None => opener.open(&bytes),
             };
             return match opened {
@@ -256,6 +262,25 @@ impl Case {
         (got, refused.map(|error| category(&error).into()))
     }
 
+    /// Asks the KMS for each external that is named.
+    fn we_ask(&self, opener: &Opener, bytes: &[u8]) -> Result<Opened, OpenError> {
+        let mut waiting = match opener.begin(bytes)? {
+            Begun::Ready(ready) => return ready.open(),
+            Begun::NeedsDek(waiting) => waiting,
+        };
+        let mut refused = waiting.reason().clone();
+        for external in waiting.externals().collect::<Vec<_>>() {
+            let answer =
+                self.kms.iter().find(|(provider, key_ref, _)| (*provider, *key_ref) == (external.provider, external.key_ref));
+            let Some(dek) = answer.and_then(|(_, _, answer)| Dek::from_kms(answer).ok()) else { continue };
+            match waiting.supply(&dek) {
+                Ok(ready) => return ready.open(),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
     fn it_says(&self, reference: &mut Reference) -> Result<Said, Failed> {
         let keys: Vec<_> = self.secrets.iter().map(|secret| hex(secret)).collect();
         let part = |v: &Value| {
@@ -272,6 +297,10 @@ impl Case {
         }
         if let Some(block) = &self.block {
             (question["detached"], question["block"]) = (true.into(), hex(block).into());
+        }
+        if !self.kms.is_empty() {
+            question["kms"] =
+                self.kms.iter().map(|(provider, key_ref, answer)| json!([provider, key_ref, hex(answer)])).collect();
         }
         if let Some((start, end)) = self.range {
             question["part"] = json!([start, end]);
@@ -296,7 +325,7 @@ fn vectors(reference: &mut Reference) -> Result<(), Failed> {
         };
         let (bytes, secrets, binding, senders) = (scenario.bytes, scenario.keys, scenario.binding, scenario.senders);
         let (block, range, armored) = (scenario.block, scenario.range, scenario.way == kit::scenarios::Way::Armor);
-        let case = Case { bytes, secrets, binding, role, senders, block, range, armored };
+        let case = Case { bytes, secrets, binding, role, senders, block, range, armored, kms: scenario.kms };
         let sender = scenario.sender.map_or_else(|| sender_name("anonymous", None), |(s, key)| sender_name(s, Some(hex(&key))));
         let refused = scenario.refused.map(|(_, answer)| answer.to_owned());
         let said = case.it_says(reference)?;
@@ -398,7 +427,17 @@ impl Dice {
 
     fn case(&self, bytes: Vec<u8>) -> Case {
         let (secrets, binding) = (vec![self.reader], self.binding.clone());
-        Case { bytes, secrets, binding, role: self.role, senders: None, block: None, range: None, armored: false }
+        Case {
+            bytes,
+            secrets,
+            binding,
+            role: self.role,
+            senders: None,
+            block: None,
+            range: None,
+            armored: false,
+            kms: Vec::new(),
+        }
     }
 
     /// Sealed by us: the bytes, and what must come out.

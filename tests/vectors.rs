@@ -13,7 +13,8 @@ use std::{
 use bytes::BytesMut;
 use kit::scenarios::{self, Scenario, Way};
 use sealwire::{
-    ChannelOpener, Cmk, Keyring, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Role, Sender, Senders, VerifyingKey,
+    Begun, ChannelOpener, Cmk, Dek, Keyring, KmsKey, OpenError, Opened, Opener, ParseError, Policy, PolicyError, Role, Sender,
+    Senders, VerifyingKey,
     armor::{self, ArmorReader},
     codec::{CodecError, OpeningCodec},
     stream::{AsyncOpenReader, OpenReader, StreamError},
@@ -70,8 +71,16 @@ fn encode(scenario: &Scenario) -> Vec<u8> {
         format!("senders: {}\naccept: {}\n", keys.join(" "), accept.join(" "))
     });
     let sender = scenario.sender.map_or_else(String::new, |(standing, key)| format!("sender: {standing} {}\n", hex(&key)));
+    let kms: Vec<_> = scenario
+        .kms
+        .iter()
+        .map(|(provider, key_ref, answer)| {
+            format!("{provider} {} {}", hex(key_ref.as_bytes()), if answer.is_empty() { "-".into() } else { hex(answer) })
+        })
+        .collect();
+    let kms = if kms.is_empty() { String::new() } else { format!("kms: {}\n", kms.join(", ")) };
     let mut out = format!(
-        "shows: {}\nread-as: {way}\nkeys: {}\nbinding: {}\n{block}{range}{senders}{sender}answer: {answer}\nlayer: {layer}\nreleased: {}\nreleased-sha256: {released}\nbytes: {}\n\n",
+        "shows: {}\nread-as: {way}\nkeys: {}\nbinding: {}\n{kms}{block}{range}{senders}{sender}answer: {answer}\nlayer: {layer}\nreleased: {}\nreleased-sha256: {released}\nbytes: {}\n\n",
         scenario.shows,
         keys.join(" "),
         hex(&scenario.binding),
@@ -130,8 +139,19 @@ impl Vector {
             let accept = self.get("accept").split_whitespace().map(|name| name.parse().unwrap());
             accept.fold(Senders::new(keys), Senders::also)
         });
-        let policy = Policy { binding: unhex(self.get("binding")), senders, ..Policy::default() };
+        let kms_keys = self.kms().into_iter().map(|(key, _)| key).collect();
+        let policy = Policy { binding: unhex(self.get("binding")), senders, kms_keys, ..Policy::default() };
         Opener::builder(self.keyring()).policy(policy).build()
+    }
+
+    /// The pairs that are named, and what the KMS answers.
+    fn kms(&self) -> Vec<(KmsKey, Vec<u8>)> {
+        let line = self.head.get("kms").map_or("", |line| line);
+        let answers = line.split(", ").filter(|answer| !answer.is_empty()).map(|answer| {
+            let parts: Vec<_> = answer.split(' ').collect();
+            (KmsKey::new(parts[0], String::from_utf8(unhex(parts[1])).unwrap()), unhex(parts[2].trim_start_matches('-')))
+        });
+        answers.collect()
     }
 
     fn channel(&self) -> ChannelOpener {
@@ -260,6 +280,7 @@ fn every_file_through_every_way_in() {
         match vector.get("read-as") {
             "armor" => through_armor(vector),
             "envelope" | "detached" if vector.range().is_some() => through_parts(&vector),
+            "envelope" if vector.head.contains_key("kms") => through_kms(&vector),
             "envelope" => {
                 let in_place = vector.opener().open_in_place(BytesMut::from(&vector.bytes[..]));
                 vector.check_one("one-shot", vector.opener().open(&vector.bytes).map(Released::from));
@@ -274,6 +295,33 @@ fn every_file_through_every_way_in() {
             }
         }
     }
+}
+
+/// A KMS is asked as the envelope says; what it answers is supplied, and the envelope then opens with the DEK that was learnt.
+fn through_kms(vector: &Vector) {
+    let opener = vector.opener();
+    let Begun::NeedsDek(mut waiting) = opener.begin(&vector.bytes).unwrap() else { panic!("{}: no key opens it", vector.name) };
+    let (kms, mut refused) = (vector.kms(), OpenError::NoMatchingKey);
+    for external in waiting.externals().collect::<Vec<_>>() {
+        let asked = KmsKey::new(external.provider, external.key_ref);
+        let answer = kms.iter().find(|(key, _)| *key == asked).map(|(_, answer)| answer).unwrap();
+        let Ok(dek) = Dek::from_kms(answer) else { continue };
+        match waiting.supply(&dek) {
+            Ok(ready) => {
+                vector.check_one("with a DEK that is supplied", ready.open().map(Released::from));
+                return vector.check_one("out of the cache", opener.open(&vector.bytes).map(Released::from));
+            }
+            Err(error) => refused = error,
+        }
+    }
+    vector.check_one("with what is supplied", Err(refused));
+    vector.check_one(
+        "without it",
+        opener.open(&vector.bytes).map(Released::from).map_err(|error| match error {
+            OpenError::NoMatchingKey if vector.get("answer") == "header_mac" => OpenError::HeaderMac,
+            error => error,
+        }),
+    );
 }
 
 /// A text, in pieces: its bytes are the same, or it is refused the same. What comes out is then an envelope like any other.

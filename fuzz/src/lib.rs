@@ -8,7 +8,10 @@ pub mod targets;
 use std::{fs, io::Read, path::Path, sync::OnceLock};
 
 use bytes::BytesMut;
-use sealwire::{CachePolicy, ChannelSealer, Cmk, HintMode, Kem, Keyring, Opener, Policy, Reuse, Role, Sealer, SenderKey, Suite};
+use sealwire::{
+    Begun, CachePolicy, ChannelSealer, Cmk, Dek, HintMode, Kem, Keyring, KmsKey, Opened, Opener, Policy, Reuse, Role, Sealer,
+    SenderKey, Suite,
+};
 
 /// The receiver. It keeps opened DEKs, so that a genuine block costs its Diffie-Hellman once and not once a run.
 pub fn opener() -> Opener {
@@ -108,6 +111,7 @@ pub fn pieces(which: usize) -> &'static Vec<Vec<u8>> {
 pub struct Vector {
     pub is_envelope: bool,
     pub keys: Vec<[u8; 32]>,
+    pub kms: Vec<slow::Kms>,
     pub binding: Vec<u8>,
     pub bytes: Vec<u8>,
     keyring: OnceLock<Keyring>,
@@ -132,15 +136,40 @@ impl Vector {
         // What is not built is only inspected.
         let is_built = cfg!(feature = "pq") || !path.file_name()?.to_str()?.starts_with("pq-");
         let is_envelope = is_built && get("read-as:")? == "envelope";
-        Some(Self { is_envelope, keys, binding: hex(get("binding:")?), bytes, keyring: OnceLock::new() })
+        let kms = get("kms:").unwrap_or_default().split(", ").filter(|answer| !answer.is_empty()).map(|answer| {
+            let parts: Vec<_> = answer.split(' ').collect();
+            (parts[0].into(), hex(parts[1]), hex(parts[2].trim_start_matches('-')))
+        });
+        let kms = kms.collect();
+        Some(Self { is_envelope, keys, kms, binding: hex(get("binding:")?), bytes, keyring: OnceLock::new() })
     }
 
     /// A reader with the vector's keys. It keeps no DEKs: what was opened before must not decide.
     pub fn opener(&self) -> Opener {
-        let policy = Policy { binding: self.binding.clone(), ..Policy::default() };
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let kms_keys = self.kms.iter().map(|(provider, key_ref, _)| KmsKey::new(text(provider), text(key_ref))).collect();
+        let policy = Policy { binding: self.binding.clone(), kms_keys, ..Policy::default() };
         let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
         let keyring = self.keyring.get_or_init(|| keyring(&self.keys)).clone();
         Opener::builder(keyring).policy(policy).cache(cache).build()
+    }
+}
+
+impl Vector {
+    /// Opens `bytes` with the vector's keys, and asks its KMS where they do not.
+    pub fn open(&self, bytes: &[u8]) -> Option<Opened> {
+        let mut waiting = match self.opener().begin(bytes).ok()? {
+            Begun::Ready(ready) => return ready.open().ok(),
+            Begun::NeedsDek(waiting) => waiting,
+        };
+        for external in waiting.externals().collect::<Vec<_>>() {
+            let asked = (external.provider.as_bytes(), external.key_ref.as_bytes());
+            let (_, _, answer) = self.kms.iter().find(|named| (&named.0[..], &named.1[..]) == asked).expect("it is named");
+            if let Some(ready) = Dek::from_kms(answer).ok().and_then(|dek| waiting.supply(&dek).ok()) {
+                return ready.open().ok();
+            }
+        }
+        None
     }
 }
 

@@ -104,8 +104,11 @@ fn unwrap(number: u8, secret: &[u8; 32], enc: &[u8], wrapped: &[u8]) -> Option<V
 /// Context and payload, and who sent them: a standing and a key.
 type Opened = (Vec<u8>, Vec<u8>, String, Option<[u8; 32]>);
 
+/// Provider and key_ref of a key that is named, and what its KMS answers.
+pub type Kms = (Vec<u8>, Vec<u8>, Vec<u8>);
+
 /// What is in an envelope, or nothing.
-pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
+pub fn open(bytes: &[u8], keys: &[[u8; 32]], kms: &[Kms], binding: &[u8]) -> Option<Opened> {
     let mut input = bytes;
     // 3.1
     let whole = input;
@@ -135,6 +138,7 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
         (options & 3 != 0 || hint == [0; 4]).then_some(())?;
     }
     // 3.4
+    let mut answers = Vec::new();
     for _ in 0..externals {
         let n = number(&mut block, 1)? as usize;
         let provider = take(&mut block, n)?;
@@ -145,6 +149,7 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
         let n = number(&mut block, 2)? as usize;
         take(&mut block, n)?;
         (1..=6144).contains(&n).then_some(())?;
+        answers.extend(kms.iter().find(|named| named.0 == provider && named.1 == key_ref).map(|named| &named.2));
     }
     let proof = if options & 4 != 0 { Some(take(&mut block, 128)?) } else { None };
     let mac = take(&mut block, 32)?;
@@ -177,7 +182,16 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
     }
     rest.is_empty().then_some(())?;
     // 6.4
-    let prk = find(suite, keys, &found, options & 3, salt, raw, mac)?;
+    let is_its = |dek: &[u8]| {
+        let prk = extract(salt, dek);
+        let mut check = Hmac::<Sha256>::new_from_slice(&expand(&prk, &label("header", suite), 32)).unwrap();
+        check.update(&raw[..raw.len() - 32]);
+        (check.finalize().into_bytes()[..] == *mac).then_some(prk)
+    };
+    let prk = match find(suite, keys, &found, options & 3, salt, &is_its)? {
+        Some(prk) => prk,
+        None => answers.into_iter().filter(|answer| answer.len() == 32).find_map(|answer| is_its(answer))?,
+    };
     let (standing, sender) = match proof {
         None => ("anonymous", None),
         Some(masked) => {
@@ -220,16 +234,15 @@ pub fn open(bytes: &[u8], keys: &[[u8; 32]], binding: &[u8]) -> Option<Opened> {
     Some((context.to_vec(), plain, standing.into(), sender))
 }
 
-/// Section 6.4, with at most 64 trials.
+/// Section 6.4, with at most 64 trials, past which there is nothing.
 fn find(
     suite: u8,
     keys: &[[u8; 32]],
     slots: &[(&[u8], &[u8], &[u8])],
     mode: u64,
     salt: &[u8],
-    raw: &[u8],
-    mac: &[u8],
-) -> Option<Vec<u8>> {
+    is_its: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
+) -> Option<Option<Vec<u8>>> {
     let mut trials = 0;
     for secret in keys {
         let fingerprint = Sha256::digest([&b"sealwire v1 key"[..], &key(suite, secret)].concat());
@@ -245,17 +258,14 @@ fn find(
                 (trials <= 64).then_some(())?;
             }
             let Some(dek) = unwrap(suite, secret, enc, wrapped) else { continue };
-            let prk = extract(salt, &dek);
-            let mut check = Hmac::<Sha256>::new_from_slice(&expand(&prk, &label("header", suite), 32)).unwrap();
-            check.update(&raw[..raw.len() - 32]);
-            if check.finalize().into_bytes()[..] == *mac {
-                return Some(prk);
+            if let Some(prk) = is_its(&dek) {
+                return Some(Some(prk));
             }
             trials += 1;
             (trials <= 64).then_some(())?;
         }
     }
-    None
+    Some(None)
 }
 
 /// Section 8.

@@ -346,9 +346,9 @@ pub fn reference(data: &[u8]) {
     let envelopes: Vec<_> = vectors().iter().filter(|vector| vector.is_envelope && vector.bytes.len() < 20_000).collect();
     let vector = envelopes[usize::from(u16::from_be_bytes(*index)) % envelopes.len()];
     let bytes = edit(&vector.bytes, rest);
-    let ours = vector.opener().open(&bytes).ok().map(|opened| {
+    let ours = vector.open(&bytes).map(|opened| {
         let key = opened.sender.key().map(|key| *key.as_bytes());
         (opened.context.to_vec(), opened.payload.to_vec(), opened.sender.standing().to_string(), key)
     });
-    assert_eq!(ours, slow::open(&bytes, &vector.keys, &vector.binding));
+    assert_eq!(ours, slow::open(&bytes, &vector.keys, &vector.kms, &vector.binding));
 }

@@ -4,7 +4,7 @@ It is SLOW and FOR TESTING ONLY: it holds everything in memory, it does not prot
 outside when a test asks it to (which so states that nobody else holds them [PRF-5]). Read it next to the specification: its
 sections stand in the order of format.md, and a requirement id such as [BLK-3] stands beside the check that keeps it.
 
-Covered: all suites and slot layouts, externals (parsed; opened only with a DEK that the caller supplies), hint modes, detached
+Covered: all suites and slot layouts, externals (with what a KMS answers), hint modes, detached
 messages, parts of payloads, sender proofs, padding, batches, channels, rewrapping, limits, key strings (12.1, 12.6, 12.7),
 fingerprints (12.4), armor (12.5). Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay
 windows, and policies (10) but the list of senders. A secret of 32 bytes is tried as an X25519 key or as an X-Wing seed, as the suite has it.
@@ -306,18 +306,20 @@ def hint_of(mode, kem, salt, public):             # 6.3
     rotating = sha256(b"sealwire v1 hint", salt, fingerprint(kem, public))
     return (bytes(4), rotating[:4], fingerprint(kem, public)[:4])[mode]
 
-def find_keys(block, secrets, external_dek=None):
-    """6.4: keys in the order given, each on the slots in theirs [WRAP-7]; then externals: external_dek is what a KMS answers."""
+def find_keys(block, secrets, kms=None):
+    """6.4: keys in the order given, each on the slots in theirs [WRAP-7]; then externals. kms: what is answered to the pairs of provider
+    and key_ref that the user has named [EXT-1]."""
     kem, found, trials, wrong = SUITES[block.suite].kem, [], set(), 0
     for secret in secrets:
         private, public = key_pair(kem, secret)
         hint = hint_of(block.options & OPT_HINTS, kem, block.salt, public)
         found += [(secret, slot.enc, private, slot) for slot in block.slots if slot.hint == hint]
-    found += [(None, i, None, None) for i in range(len(block.externals) if external_dek else 0)]
+    answers = [(kms or {}).get((provider, key_ref)) for provider, key_ref, _ in block.externals]
+    found += [(None, i, None, None) for i, answer in enumerate(answers) if answer is not None]
     for secret, place, private, slot in found:
         trials.add((secret, place))
         check_limit(len(trials) + wrong, MAX_TRIALS, "trials")                          # [WRAP-6]
-        dek = unwrap(block.suite, private, slot) if slot else external_dek
+        dek = unwrap(block.suite, private, slot) if slot else answers[place] if len(answers[place]) == 32 else None   # [EXT-2]
         if dek is not None:
             keys = Keys(dek, block.salt, block.suite, secret)
             if hmac.compare_digest(keys.header_mac(block.raw[:-32]), block.header_mac):  # [KEY-1]
@@ -490,7 +492,7 @@ def seal(request):                                # one self-contained message
     return seal_message(take_up_dek(request), request.get("seq", 0), PADDED if request.get("pad") else 0,
                         from_hex(request, "context"), from_hex(request, "payload"), from_hex(request, "binding"))
 
-def open_(data, secrets, binding, external_dek=None, allowed=None, part=None):
+def open_(data, secrets, binding, kms=None, allowed=None, part=None):
     """One self-contained message, in the order of 11.3 [ERR-2]. part: from where to where its payload is read (5.5)."""
     reader = Reader(data)
     block, head = parse_envelope(reader)
@@ -500,7 +502,7 @@ def open_(data, secrets, binding, external_dek=None, allowed=None, part=None):
     if not part or block.options & OPT_COVERS:    # [PRF-8]: all of it is verified before any part; it is held, not read twice
         segments = list(scan_segments(reader, head, 2 ** 64 if part else MAX_PLAINTEXT))
         reader.refuse_if(reader.left(), "trailing", f"[SEG-8] {reader.left()} bytes after the final segment")
-    keys = find_keys(block, secrets, external_dek)
+    keys = find_keys(block, secrets, kms)
     sender = sender_of(block, keys, proof_message(block.options, head, data[len(block.raw):], binding), allowed)
     payload = open_part(body, keys, head, aad, *part) if part else open_segments(segments, keys, head, aad)
     return {"payload": payload, "context": head.context, "seq": head.seq, "created_at": block.created_at, "sender": sender}
@@ -689,12 +691,13 @@ def answer(request):
     if request.get("senders") is not None:
         accept = ["signed", "verified"] if request.get("accept") is None else request["accept"]
         allowed = [bytes.fromhex(k) for k in request["senders"]], accept
+    kms = {(provider, key_ref): bytes.fromhex(answer) for provider, key_ref, answer in request.get("kms", [])}
     def as_answer(kind, key, kem):
         return {"kind": kind, "key": key, **({"kem": kem.id} if kem is X_WING else {})}
     answers = {
         "seal": lambda: seal(request)[0], "explain": lambda: seal(request)[1],
         "channel-seal": lambda: seal_channel(request), "rewrap": lambda: rewrap(request, secrets),
-        "open": lambda: open_(bytes_, secrets, binding, from_hex(request, "dek", None), allowed, request.get("part")),
+        "open": lambda: open_(bytes_, secrets, binding, kms, allowed, request.get("part")),
         "armor": lambda: write_armor(bytes_),
         "key": lambda: as_answer(*read_key(request["string"], from_hex(request, "passphrase", None))),
         "protect": lambda: write_protected(request["string"], from_hex(request, "passphrase")),

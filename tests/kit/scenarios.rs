@@ -34,6 +34,8 @@ pub struct Scenario {
     pub released: Vec<(Vec<u8>, Vec<u8>)>,
     /// The sender of what is released: standing and key.
     pub sender: Option<(&'static str, [u8; 32])>,
+    /// What a KMS answers to a provider and a key_ref, for the pairs that the reader's user has named.
+    pub kms: Vec<(&'static str, &'static str, Vec<u8>)>,
     /// The only senders whose messages are opened, and the standings besides the usual ones.
     pub senders: Option<(Vec<[u8; 32]>, Vec<&'static str>)>,
 }
@@ -90,6 +92,7 @@ impl Kit {
             released: Vec::new(),
             sender: None,
             senders: None,
+            kms: Vec::new(),
         });
         self.all.last_mut().unwrap()
     }
@@ -474,6 +477,59 @@ fn externals(kit: &mut Kit) {
         "key",
         "nokey",
     );
+    through_kms(kit);
+}
+
+/// DEKs that a KMS supplies: who is asked, and which answer counts.
+fn through_kms(kit: &mut Kit) {
+    let dek = forge().dek.to_vec();
+    let wrong = |byte: u8| vec![byte; 32];
+    let alone = |suite: u8, externals: &[(&str, &str)]| Forge {
+        options: 0,
+        enc: None,
+        externals: externals
+            .iter()
+            .map(|(provider, key_ref)| external(provider.as_bytes(), key_ref.as_bytes(), b"blob"))
+            .collect(),
+        ..Forge::under(suite, &[])
+    };
+    let opens = |suite: u8, externals: &[(&str, &str)]| alone(suite, externals).envelope(0, 0, b"", PAYLOAD);
+    for suite in [1, 2] {
+        let name = format!("kms-alone-suite-{suite}");
+        kit.opens(&name, "a DEK from a KMS, and no slot", opens(suite, &[("aws", "k1")]), b"", PAYLOAD).kms =
+            vec![("aws", "k1", dek.clone())];
+    }
+    let beside = Forge { externals: vec![external(b"aws", b"k1", b"blob")], ..Forge::to(&[super::public(&OTHER)]) };
+    kit.opens(
+        "kms-beside-a-slot",
+        "a DEK from a KMS, beside somebody else's slot",
+        beside.envelope(0, 0, b"", PAYLOAD),
+        b"",
+        PAYLOAD,
+    )
+    .kms = vec![("aws", "k1", dek.clone())];
+    let four = [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")];
+    let answers = vec![("a", "1", wrong(1)), ("b", "2", dek[..31].to_vec()), ("c", "3", wrong(3)), ("d", "4", dek.clone())];
+    kit.opens("kms-the-last-of-four", "KEY-2, EXT-2: wrong answers before the right one", opens(1, &four), b"", PAYLOAD).kms =
+        answers;
+    let mut refuses = |name: &str, shows: &str, externals: &[(&str, &str)], kms, (layer, answer)| {
+        kit.refuses(name, shows, opens(1, externals), layer, answer).kms = kms;
+    };
+    let nokey = ("key", "nokey");
+    for (name, pair) in [("provider", ("gcp", "k1")), ("key-ref", ("aws", "k2")), ("key-ref-longer", ("aws", "k1 "))] {
+        let kms = vec![(pair.0, pair.1, dek.clone())];
+        refuses(&format!("kms-other-{name}"), "EXT-1: the pair is not one that is named", &[("aws", "k1")], kms, nokey);
+    }
+    let crossed = vec![("aws", "k2", dek.clone()), ("gcp", "k1", dek.clone())];
+    refuses("kms-crossed", "EXT-1: names are pairs", &[("aws", "k1"), ("gcp", "k2")], crossed, nokey);
+    refuses("kms-other-key-ref-empty", "EXT-1: no key_ref is no other", &[("aws", "")], vec![("aws", "k1", dek.clone())], nokey);
+    refuses("kms-empty-answer", "EXT-2: an answer without a byte", &[("aws", "k1")], vec![("aws", "k1", Vec::new())], nokey);
+    let short = vec![("aws", "k1", dek[..31].to_vec())];
+    refuses("kms-short-answer", "EXT-2: an answer of 31 bytes", &[("aws", "k1")], short, nokey);
+    let long = vec![("aws", "k1", [&dek[..], &[0]].concat())];
+    refuses("kms-long-answer", "EXT-2: an answer of 33 bytes", &[("aws", "k1")], long, nokey);
+    let other = vec![("aws", "k1", wrong(9))];
+    refuses("kms-wrong-answer", "KEY-2: another DEK", &[("aws", "k1")], other, ("header_mac", "header_mac"));
 }
 
 fn heads(kit: &mut Kit) {
