@@ -206,6 +206,7 @@ impl ChannelSealer {
     }
 
     /// Seals part `i` of a message into `out`, which is as long as that part.
+    #[cfg(feature = "codec")]
     pub(crate) fn put_part(
         &mut self,
         sending: &Sending,

@@ -13,7 +13,7 @@ pub struct Budget {
 
 /// What a peer may cost on one connection. Each is there for what a receiver does without getting anything for it.
 ///
-/// They belong to a [`ChannelOpener`](crate::ChannelOpener) or a [`MessageCodec`](crate::codec::MessageCodec), not to the opener behind
+/// They belong to a [`ChannelOpener`](crate::ChannelOpener) or a `codec::MessageCodec`, not to the opener behind
 /// them, which serves many connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {

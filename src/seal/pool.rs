@@ -120,7 +120,7 @@ impl<K: Clone + Eq + Hash> SealerPool<K> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "testing"))]
     fn at(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
