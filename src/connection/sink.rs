@@ -128,8 +128,23 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
     ///
     /// # Errors
     /// [`CodecError`]. A message that is refused for its size leaves the channel as it was.
+    #[inline]
     pub fn push(&mut self, payload: Bytes) -> Result<(), CodecError> {
         self.check()?;
+        // Most messages join a batch, which is shorter than any limit; a long message is never under way beside one.
+        if let Waiting::Batch { front, entries } = self.waiting
+            && self.joins(front, entries, PREFIX_LEN + payload.len())
+        {
+            self.out.gather_entry(&payload);
+            self.waiting = Waiting::Batch { front, entries: entries + 1 };
+            self.traffic.count(payload.len());
+            return Ok(());
+        }
+        self.push_first(payload)
+    }
+
+    /// The same for a message that begins a batch, or is none of one.
+    fn push_first(&mut self, payload: Bytes) -> Result<(), CodecError> {
         let len = self.channel.plaintext(&payload)?.len();
         // Nobody has waited until there was room; what is under way comes first.
         while self.long.is_some() {
@@ -137,23 +152,16 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         }
         self.traffic.count(payload.len());
         let joins = PREFIX_LEN + payload.len();
-        match &self.waiting {
-            &Waiting::Batch { front, entries } if self.joins(front, entries, joins) => {
-                self.out.gather_entry(&payload);
-                self.waiting = Waiting::Batch { front, entries: entries + 1 };
-                return Ok(());
-            }
-            Waiting::One(first)
-                if self.channel.settings().limits.batch_entries >= 2 && self.fits(PREFIX_LEN + first.len() + joins) =>
-            {
-                let front = FOLLOW_UP_HEAD_LEN + self.context.len() + PREFIX_LEN;
-                self.out.skip(front);
-                self.out.gather_entry(first);
-                self.out.gather_entry(&payload);
-                self.waiting = Waiting::Batch { front, entries: 2 };
-                return Ok(());
-            }
-            _ => {}
+        if let Waiting::One(first) = &self.waiting
+            && self.channel.settings().limits.batch_entries >= 2
+            && self.fits(PREFIX_LEN + first.len() + joins)
+        {
+            let front = FOLLOW_UP_HEAD_LEN + self.context.len() + PREFIX_LEN;
+            self.out.skip(front);
+            self.out.gather_entry(first);
+            self.out.gather_entry(&payload);
+            self.waiting = Waiting::Batch { front, entries: 2 };
+            return Ok(());
         }
         self.seal_waiting()?;
         if self.fits(joins) {
