@@ -870,7 +870,11 @@ fn key_vectors(reference: &mut Reference) -> Result<(), Failed> {
     for kit::keys::KeyString { name, string, passphrase, answer, .. } in kit::keys::all() {
         let said = reference.ask(&json!({ "op": "key", "string": string, "passphrase": passphrase.map(|text| hex(&text)) }))?;
         let again = match said.get("ok") {
-            Some(key) => reference.ask(&json!({ "op": "key-string", "kind": key["kind"], "key": key["key"] }))?["ok"].clone(),
+            Some(key) => {
+                let mut question = key.clone();
+                question["op"] = "key-string".into();
+                reference.ask(&question)?["ok"].clone()
+            }
             None => Value::Null,
         };
         assert_eq!(

@@ -119,9 +119,43 @@ impl Protected {
 const SECRET: [u8; 32] = [0x11; 32];
 const SEED: [u8; 32] = [0x22; 32];
 
+/// How the names of post-quantum strings begin.
+pub const PQ: &str = "pq-";
+
+/// Keys for X-Wing (kem id 647a): 1,216 bytes public, a seed of 32 secret.
+fn post_quantum() -> Vec<KeyString> {
+    let of = |hrp: &str, key: &[u8]| bech32m(hrp, &[&[0x64, 0x7a], key].concat());
+    let public = super::pq::public(&SECRET);
+    let ours = of("swr", &public);
+    let secret = of("sw-secret-cmk-", &SECRET).to_uppercase();
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut public = public;
+        public[at..at + bytes.len()].copy_from_slice(bytes);
+        of("swr", &public)
+    };
+    // Twelve bits each: the first coefficient is 3,329, the modulus; the last 4,095.
+    let modulus = [0x01, public[1] & 0xf0 | 0x0d];
+    let highest = [public[1150] & 0x0f | 0xf0, 0xff];
+    vec![
+        plain("pq-recipient", "a recipient for X-Wing", ours.clone(), Ok(ours.clone())),
+        plain("pq-recipient-upper", "the same in upper case", ours.to_uppercase(), Ok(ours.clone())),
+        plain("pq-cmk", "a CMK for X-Wing, which is a seed", secret.clone(), Ok(secret)),
+        plain("pq-modulus", "WRAP-8: a coefficient that is the modulus", changed(0, &modulus), malformed()),
+        plain("pq-coefficient", "WRAP-8: the last coefficient is over the modulus", changed(1150, &highest), malformed()),
+        plain("pq-zero", "WRAP-2: the X25519 half is of small order", changed(1184, &[0; 32]), malformed()),
+        plain("pq-ff", "WRAP-2: the X25519 half is not canonical", changed(1184, &[0xff; 32]), malformed()),
+        plain("pq-1215", "TXT-3", of("swr", &public[..1215]), malformed()),
+        plain("pq-1217", "TXT-3", of("swr", &[&public[..], &[0]].concat()), malformed()),
+        plain("pq-32", "TXT-3: a recipient as long as X25519's", of("swr", &public[1184..]), malformed()),
+        plain("pq-secret-64", "TXT-3: a secret of 64 bytes", of("sw-secret-cmk-", &[0x11; 64]).to_uppercase(), malformed()),
+        plain("pq-under-x25519", "TXT-3: a recipient as long as X-Wing's", recipient(&public), malformed()),
+    ]
+}
+
 /// All of `spec/vectors/keys.json`.
 pub fn all() -> Vec<KeyString> {
     let mut all = strings();
+    all.extend(post_quantum());
     all.extend(age());
     all.extend(protected());
     all.extend(not_protected());

@@ -53,10 +53,14 @@ fn written(suite: u8) -> u8 {
 /// HPKE base mode, RFC 9180: wraps a DEK under an ephemeral secret of X25519.
 pub fn wrap(suite: u8, ephemeral: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
     let dh = StaticSecret::from(*ephemeral).diffie_hellman(&PublicKey::from(*to)).to_bytes();
-    let enc = public(ephemeral);
+    wrap_with(suite, &dh, &public(ephemeral), to, dek)
+}
+
+/// The same with any result of the Diffie-Hellman, and any enc.
+pub fn wrap_with(suite: u8, dh: &[u8; 32], enc: &[u8; 32], to: &[u8; 32], dek: &[u8; 32]) -> Vec<u8> {
     let kem = b"KEM\x00\x20";
-    let eae = extract(b"", &labeled(kem, b"eae_prk", &dh));
-    let shared = expand(&eae, &labeled_info(32, kem, b"shared_secret", &[enc, *to].concat()), 32);
+    let eae = extract(b"", &labeled(kem, b"eae_prk", dh));
+    let shared = expand(&eae, &labeled_info(32, kem, b"shared_secret", &[*enc, *to].concat()), 32);
     wrap_under(suite, &shared, dek)
 }
 

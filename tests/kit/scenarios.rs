@@ -786,6 +786,23 @@ fn wrapping(kit: &mut Kit) {
             PAYLOAD,
         );
     }
+    // A receiver that took the zero result would open these: the slot is wrapped under what he then has.
+    for (name, enc) in [("zero", [0; 32]), ("one", add(1, &[0; 32])), ("minus-one", add(255, &p)), ("p", p)] {
+        let mut shared = forge();
+        shared.enc = Some(enc);
+        shared.slots = vec![[&shared.slots[0][..4], &super::wrap_with(1, &[0; 32], &enc, &key(), &shared.dek)].concat()];
+        let shows = "WRAP-1: an enc of small order, under which the DEK is wrapped all the same";
+        kit.refuses(&format!("small-{name}"), shows, message(&shared), "key", "nokey");
+    }
+    // 9 + p, and with the top bit: what comes out is the receiver's own public key.
+    for (name, last) in [("reduced", 0x7f), ("top-bit", 0xff)] {
+        let mut enc = [0xff; 32];
+        (enc[0], enc[31]) = (0xf6, last);
+        let mut shared = forge();
+        shared.enc = Some(enc);
+        shared.slots = vec![[&shared.slots[0][..4], &super::wrap_with(1, &key(), &enc, &key(), &shared.dek)].concat()];
+        kit.opens(&format!("not-canonical-{name}"), "WRAP-4: an enc that is not canonical", message(&shared), b"", PAYLOAD);
+    }
     for (name, at) in [("hint", 69usize), ("first", 73), ("tag", 120)] {
         let bytes = with_block(&forge(), |block| block[at] ^= 1);
         kit.refuses(&format!("slot-changed-{name}"), "a slot whose bytes are not what was wrapped", bytes, "key", "nokey");
