@@ -761,7 +761,7 @@ fn wrapping(kit: &mut Kit) {
         point[31] |= 0x80;
         point
     };
-    for (name, enc) in [
+    let small = [
         ("zero", [0; 32]),
         ("one", add(1, &[0; 32])),
         ("minus-one", add(255, &p)),
@@ -769,7 +769,8 @@ fn wrapping(kit: &mut Kit) {
         ("p-plus-one", add(1, &p)),
         ("zero-top-bit", top([0; 32])),
         ("one-top-bit", top(add(1, &[0; 32]))),
-    ] {
+    ];
+    for (name, enc) in small {
         let mut shared = forge();
         shared.enc = Some(enc);
         kit.refuses(&format!("enc-{name}"), "WRAP-1: an enc of small order", message(&shared), "key", "nokey");
@@ -787,12 +788,16 @@ fn wrapping(kit: &mut Kit) {
         );
     }
     // A receiver that took the zero result would open these: the slot is wrapped under what he then has.
-    for (name, enc) in [("zero", [0; 32]), ("one", add(1, &[0; 32])), ("minus-one", add(255, &p)), ("p", p)] {
+    for (name, enc) in small {
+        let shows = "WRAP-1: an enc of small order, under which the DEK is wrapped all the same";
+        let wrapped = |forge: &Forge| super::wrap_with(forge.suite, &[0; 32], &enc, &key(), &forge.dek);
         let mut shared = forge();
         shared.enc = Some(enc);
-        shared.slots = vec![[&shared.slots[0][..4], &super::wrap_with(1, &[0; 32], &enc, &key(), &shared.dek)].concat()];
-        let shows = "WRAP-1: an enc of small order, under which the DEK is wrapped all the same";
+        shared.slots = vec![[&shared.slots[0][..4], &wrapped(&shared)].concat()];
         kit.refuses(&format!("small-{name}"), shows, message(&shared), "key", "nokey");
+        let mut own = Forge { suite: 2, ..own(8) };
+        own.slots = vec![[&[0; 4][..], &enc, &wrapped(&own)].concat()];
+        kit.refuses(&format!("small-own-{name}"), shows, message(&own), "key", "nokey");
     }
     // 9 + p, and with the top bit: what comes out is the receiver's own public key.
     for (name, last) in [("reduced", 0x7f), ("top-bit", 0xff)] {
