@@ -11,8 +11,8 @@ use std::{
 use bytes::BytesMut;
 use kit::{Forge, Keys};
 use sealwire::{
-    Begun, ChannelOpener, ChannelSealer, Cmk, DataKey, Dek, KeyError, Keyring, KmsKey, Limits, OpenError, Opener, ParseError,
-    Policy, PolicyError, Reuse, Role, SealError, Sealer, SenderKey, Standing, Suite,
+    Begun, CachePolicy, ChannelOpener, ChannelSealer, Cmk, DataKey, Dek, KeyError, Keyring, KmsKey, Limits, OpenError, Opener,
+    ParseError, Policy, PolicyError, Reuse, Role, SealError, Sealer, SenderKey, Standing, Suite,
     stream::{OpenReader, SealWriter},
     wire::{DekBlock, External},
 };
@@ -237,6 +237,7 @@ fn on_a_channel() {
     receiver.end(&input).unwrap();
 
     // Trials end it, and it stays ended.
+    let mut before = wire.clone();
     assert!(failing.externals(&wire).is_empty(), "nothing waits yet");
     assert!(failing.next(&mut wire).unwrap().is_none());
     for _ in 0..3 {
@@ -244,6 +245,77 @@ fn on_a_channel() {
     }
     assert!(matches!(failing.supply(&mut wire, &Dek::import(&PLAINTEXT)), Err(OpenError::Parse(ParseError::LimitExceeded(_)))));
     assert!(matches!(failing.next(&mut wire), Err(OpenError::Failed)));
+    assert!(matches!(failing.supply(&mut wire, &Dek::import(&PLAINTEXT)), Err(OpenError::Failed)), "it stays failed");
+    // What was there must still be there.
+    let mut cut = ChannelOpener::new(opener(naming(&[KEY])), Role::Acceptor, b"greeting").waiting_for_deks();
+    assert!(cut.next(&mut before).unwrap().is_none());
+    let len = cut.needs_dek(&before).unwrap().len();
+    before.truncate(len);
+    assert!(matches!(cut.supply(&mut before, &Dek::import(&PLAINTEXT)), Err(OpenError::Failed)));
+    assert!(matches!(cut.next(&mut before), Err(OpenError::Failed)));
+}
+
+/// A connection's sink whose data key is used up loses nothing: it says so, and goes on with the next.
+#[cfg(feature = "codec")]
+#[test]
+fn on_a_connection() {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use futures_util::{Sink, SinkExt};
+    use sealwire::{codec::CodecError, connection::SealedSink};
+    let two = Reuse { messages: 2, bytes: u64::MAX, age: Duration::MAX };
+    for pad in [false, true] {
+        let sealer = Sealer::builder().reuse(two).pad(pad).data_key(data_key()).build().unwrap();
+        let mut sink = SealedSink::new(ChannelSealer::new(sealer, Role::Initiator, b"greeting"), Vec::new());
+        let mut cx = Context::from_waker(Waker::noop());
+        let is_spent = |error: &CodecError| matches!(error, CodecError::Seal(SealError::DataKeySpent));
+        let spent = |polled: Poll<Result<(), CodecError>>| matches!(polled, Poll::Ready(Err(error)) if is_spent(&error));
+        for message in ["1", "2"] {
+            sink.push(message.into()).unwrap();
+            assert!(sink.poll_flush_unpin(&mut cx).is_ready());
+        }
+        // Alone, in a batch, and as one that is longer than a batch.
+        for waits in [&["3"][..], &["4", "5", "6"]] {
+            waits.iter().for_each(|message| sink.push((*message).into()).unwrap());
+            assert!(spent(sink.poll_flush_unpin(&mut cx)) && spent(sink.poll_flush_unpin(&mut cx)));
+            assert!(spent(Pin::new(&mut sink).poll_close(&mut cx)));
+            sink.renew_with(DataKey::from_kms("aws", "next", &[5; 32], b"next blob").unwrap()).unwrap();
+            assert!(matches!(sink.poll_flush_unpin(&mut cx), Poll::Ready(Ok(()))));
+            sink.push(waits[0].into()).unwrap();
+            assert!(matches!(sink.poll_flush_unpin(&mut cx), Poll::Ready(Ok(()))));
+        }
+        let long = vec![b'7'; 100_000];
+        assert!(sink.push(long.clone().into()).is_err_and(|error| is_spent(&error)));
+        sink.renew_with(DataKey::from_kms("aws", "next", &[5; 32], b"next blob").unwrap()).unwrap();
+        sink.push(long.clone().into()).unwrap();
+        assert!(matches!(Pin::new(&mut sink).poll_close(&mut cx), Poll::Ready(Ok(()))));
+        let wire = sink.get_ref().clone();
+        assert!(matches!(sink.renew_with(data_key()), Err(CodecError::Seal(SealError::Closed))));
+
+        let opener = opener(naming(&[KEY, ("aws", "next")]));
+        let mut receiver = ChannelOpener::new(opener, Role::Acceptor, b"greeting").waiting_for_deks();
+        let (mut input, mut got) = (BytesMut::from(&wire[..]), Vec::new());
+        while !receiver.is_closed() {
+            match receiver.next(&mut input).unwrap() {
+                Some(opened) => got.push(opened.payload),
+                None => {
+                    let dek = if receiver.externals(&input)[..].first().is_some_and(|e| e.key_ref == KEY.1) {
+                        PLAINTEXT
+                    } else {
+                        [5; 32]
+                    };
+                    if !receiver.is_closed() {
+                        receiver.supply(&mut input, &Dek::import(&dek)).unwrap();
+                    }
+                }
+            }
+        }
+        let wanted: Vec<&[u8]> = vec![b"1", b"2", b"3", b"3", b"4", b"5", b"6", b"4", &long];
+        assert_eq!(got, wanted);
+    }
 }
 
 /// Proves LIM-4, BLK-14, BLK-16: what no reader would take is not written.
@@ -321,6 +393,13 @@ fn a_stream_under_a_data_key() {
     assert!(matches!(opener.learn(block, &Dek::import(&[1; 32])), Err(OpenError::HeaderMac)));
     assert!(matches!(opener.learn(&sealed[..block.len() + 1], &Dek::import(&PLAINTEXT)), Err(OpenError::Parse(_))));
     assert!(OpenReader::new(&opener, Cursor::new(&sealed)).is_err());
+    // What cannot be kept is not said to be.
+    let none = Opener::builder(Keyring::new()).cache(CachePolicy { deks: 0, ..CachePolicy::default() }).build();
+    assert!(matches!(none.learn(block, &Dek::import(&PLAINTEXT)), Err(OpenError::NotKept)));
+    let signs = || Sealer::builder().data_key(data_key()).sign_messages_with(SenderKey::generate().unwrap()).build().unwrap();
+    let signed = signs().seal(b"", b"x").unwrap();
+    let (its_block, _) = DekBlock::parse(&signed, &Limits::default()).unwrap();
+    assert!(matches!(opener.learn(its_block, &Dek::import(&PLAINTEXT)), Err(OpenError::NotKept)));
     opener.learn(block, &Dek::from_kms(&PLAINTEXT).unwrap()).unwrap();
     let mut opened = Vec::new();
     OpenReader::new(&opener, Cursor::new(&sealed)).unwrap().read_to_end(&mut opened).unwrap();

@@ -89,6 +89,13 @@ struct Whole {
     seq: Numbered,
 }
 
+/// Wipes what is left of a batch, where nobody has any of it.
+fn wipe(rest: Option<Opened>) {
+    if let Some(Ok(mut rest)) = rest.map(|rest| rest.payload.try_into_mut()) {
+        rest.zeroize_all();
+    }
+}
+
 /// Takes the next message off a batch that has been checked; its payload is what is left of it.
 fn take_entry(batch: &mut Option<Opened>) -> Option<Opened> {
     let rest = batch.as_mut()?;
@@ -117,9 +124,7 @@ struct Partial {
 /// Messages of a batch that nobody has taken, where nobody has the ones before them either.
 impl Drop for ChannelOpener {
     fn drop(&mut self) {
-        if let Some(Ok(mut rest)) = self.batch.take().map(|rest| rest.payload.try_into_mut()) {
-            rest.zeroize_all();
-        }
+        wipe(self.batch.take());
     }
 }
 
@@ -230,9 +235,9 @@ impl ChannelOpener {
     /// Checks a batch that is to be handed out.
     fn take_batch(&mut self, batch: Opened) -> Result<(), OpenError> {
         // [BAT-3]
-        batch::check(&batch.payload, &self.opener.policy().limits).map_err(OpenError::Content)?;
+        let checked = batch::check(&batch.payload, &self.opener.policy().limits);
         self.batch = Some(batch);
-        Ok(())
+        checked.map(|_| ()).map_err(OpenError::Content)
     }
 
     /// A message is handed out; those without a byte have a budget.
@@ -247,7 +252,8 @@ impl ChannelOpener {
 
     #[cold]
     fn fail(&mut self, error: OpenError) -> OpenError {
-        (self.stage, self.batch) = (Stage::Failed, None);
+        self.stage = Stage::Failed;
+        wipe(self.batch.take());
         error
     }
 
@@ -346,9 +352,17 @@ impl ChannelOpener {
     /// [`OpenError::HeaderMac`] when it is not the block's; the channel still waits. With every other error, and past the limit on trials,
     /// it has failed.
     pub fn supply(&mut self, input: &mut BytesMut, dek: &Dek) -> Result<(), OpenError> {
-        let Stage::NeedsDek(len) = self.stage else { return Ok(()) };
+        let len = match self.stage {
+            Stage::NeedsDek(len) => len,
+            Stage::Failed => return Err(OpenError::Failed),
+            _ => return Ok(()),
+        };
         let mut trials = self.trials;
-        let supplied = self.opener.clone().try_dek(&mut trials, |_| self.enter(input, len, Some(dek)).map(|_| ()));
+        let supplied = self.opener.clone().try_dek(&mut trials, |_| match self.enter(input, len, Some(dek))? {
+            // The block and the head were there, and are no more.
+            Step::Waits => Err(OpenError::Failed),
+            _ => Ok(()),
+        });
         self.trials = if supplied.is_ok() { 0 } else { trials };
         match supplied {
             Err(OpenError::HeaderMac) => self.stage = Stage::NeedsDek(len),

@@ -181,6 +181,15 @@ impl ChannelSealer {
         &self.sealer.settings
     }
 
+    /// Whether a message of `len` bytes of plaintext has a DEK: asked before anything is done that cannot be taken back.
+    #[cfg(feature = "codec")]
+    pub(crate) fn check_dek(&self, len: usize) -> Result<(), SealError> {
+        match &self.epoch {
+            Some(epoch) if !self.renew && !self.sealer.is_spent(epoch, len) => Ok(()),
+            _ => self.sealer.check_next_dek(),
+        }
+    }
+
     /// Gives a message of `len` bytes of plaintext its number. From here on the channel has failed unless all its parts follow.
     #[inline(always)]
     pub(crate) fn start(&mut self, context: &[u8], len: usize, flags: Flags) -> Result<Sending, SealError> {

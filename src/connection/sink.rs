@@ -140,7 +140,10 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
             self.traffic.count(payload.len());
             return Ok(());
         }
-        self.push_first(payload)
+        let len = payload.len();
+        self.push_first(payload)?;
+        self.traffic.count(len);
+        Ok(())
     }
 
     /// The same for a message that begins a batch, or is none of one.
@@ -150,7 +153,6 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         while self.long.is_some() {
             self.seal_part()?;
         }
-        self.traffic.count(payload.len());
         let joins = PREFIX_LEN + payload.len();
         if let Waiting::One(first) = &self.waiting
             && self.channel.settings().limits.batch_entries >= 2
@@ -168,6 +170,7 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
             self.waiting = Waiting::One(payload);
             return Ok(());
         }
+        self.channel.check_dek(len)?;
         let sending = self.channel.start(&self.context, len, Flags::default().with(Flags::PADDED, self.channel.settings().pad));
         let sending = self.settle(sending)?;
         self.long = Some(Long { sending, context: self.context.clone(), payload, next: 0 });
@@ -182,12 +185,14 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
         self.channel.renew();
     }
 
-    /// The same under this data key ([`ChannelSealer::renew_with`]).
+    /// The same under this data key ([`ChannelSealer::renew_with`]). Where the sink has answered [`SealError::DataKeySpent`], what waits is still
+    /// there, and goes on.
     ///
     /// # Errors
-    /// As [`ChannelSealer::renew_with`].
-    pub fn renew_with(&mut self, data_key: DataKey) -> Result<(), SealError> {
-        self.channel.renew_with(data_key)
+    /// As [`ChannelSealer::renew_with`]; of a sink that has failed or is closed.
+    pub fn renew_with(&mut self, data_key: DataKey) -> Result<(), CodecError> {
+        self.check()?;
+        Ok(self.channel.renew_with(data_key)?)
     }
 
     /// The header_mac of the first block ([`ChannelSealer::first_header_mac`]), once something was flushed.
@@ -230,12 +235,24 @@ impl<W: AsyncWrite + Unpin> SealedSink<W> {
 
     /// Seals what waits: a message alone as one, several as a batch.
     fn seal_waiting(&mut self) -> Result<(), CodecError> {
+        let len = match &self.waiting {
+            Waiting::Nothing => return Ok(()),
+            Waiting::One(payload) => payload.len(),
+            Waiting::Batch { front, .. } => self.out.gathered() - front,
+        };
+        self.check_dek(len)?;
         let sealed = match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
             Waiting::Nothing => return Ok(()),
             Waiting::One(payload) => self.seal_one(&payload, Flags::default()),
             Waiting::Batch { front, .. } => self.seal_batch(front),
         };
         self.settle(sealed)
+    }
+
+    /// Whether there is a DEK for so much. Without one nothing is lost, and [`renew_with`](Self::renew_with) mends it.
+    fn check_dek(&self, len: usize) -> Result<(), SealError> {
+        let padded = if self.channel.settings().pad { padded_len(len).unwrap_or(len) } else { len };
+        self.channel.check_dek(padded)
     }
 
     fn seal_one(&mut self, payload: &[u8], flags: Flags) -> Result<(), SealError> {
@@ -369,6 +386,7 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for SealedSink<W> {
             while self.long.is_some() {
                 ready!(self.poll_drain(WINDOW, cx))?;
             }
+            self.check_dek(0)?;
             self.context = Bytes::new();
             let last = self.seal_one(&[], Flags::LAST);
             self.settle(last)?;

@@ -51,6 +51,9 @@ pub enum OpenError {
         /// Messages delivered before.
         delivered: u64,
     },
+    /// A DEK that was to be kept, and cannot be.
+    #[error("the DEK is not kept: the cache holds none, or none of such a block")]
+    NotKept,
     /// The peer has cost more than a connection may.
     #[error(transparent)]
     Budget(#[from] BudgetExceeded),
@@ -86,6 +89,7 @@ impl OpenError {
             Self::Segment { .. } => "segment",
             Self::Content(_) => "content",
             Self::ChannelTruncated { .. } => "truncated",
+            Self::NotKept => "not_kept",
             Self::Budget(_) => "budget",
             Self::Failed => "failed",
         }

@@ -361,16 +361,19 @@ impl Opener {
         unlock(self)
     }
 
-    /// Keeps the DEK of a block that was got from elsewhere, so that messages and streams under it open as long as the cache has it.
+    /// Keeps the DEK of a block that was got from elsewhere, so that messages and streams under it open as long as the cache has it. Give it
+    /// each answer once: those that are wrong are not counted here.
     ///
     /// # Errors
-    /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError`] for a block that is not opened at all.
+    /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError::NotKept`] where the cache is to keep none, or not of this block: a
+    /// proof that covers one message gives its DEK to no other. [`OpenError`] for a block that is not opened at all.
     pub fn learn(&self, block: &[u8], dek: &Dek) -> Result<(), OpenError> {
         let (inner, parsed) = DekBlock::parse(block, &self.0.policy.limits)?;
         if inner.len() != block.len() {
             return Err(ParseError::TrailingBytes { offset: len64(inner.len()) }.into());
         }
-        self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0).map(|_| ())
+        self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0)?;
+        if self.cached(block).is_some() { Ok(()) } else { Err(OpenError::NotKept) }
     }
 
     fn cached(&self, raw: &[u8]) -> Option<Arc<Unlocked>> {

@@ -217,7 +217,8 @@ impl Sealer {
         sealed
     }
 
-    /// Goes on with another data key: the next message begins with its block.
+    /// Goes on with another data key: the next message begins with its block. After a DEK that no KMS has a ciphertext of, the next are made
+    /// here again.
     ///
     /// # Errors
     /// [`SealError`] for one that cannot be taken up; the sealer is then as it was.
@@ -226,6 +227,12 @@ impl Sealer {
         (self.settings.through_kms, self.settings.given) = (data_key.count > 0, Some(data_key));
         self.epoch = None;
         Ok(())
+    }
+
+    /// Whether there is a DEK for what follows the one in use.
+    pub(crate) fn check_next_dek(&self) -> Result<(), SealError> {
+        // [EXT-3]
+        if self.settings.through_kms && self.settings.given.is_none() { Err(SealError::DataKeySpent) } else { Ok(()) }
     }
 
     /// Keeps the DEK in use where it may seal `len` bytes more, otherwise takes up a fresh one. Checks what costs no `seq` first.
@@ -284,11 +291,10 @@ impl Sealer {
         if !self.process.is_current_by_number() {
             return Err(SealError::Forked);
         }
+        self.check_next_dek()?;
         let settings = &mut self.settings;
         let data_key = match settings.given.take() {
             Some(given) => given,
-            // [EXT-3]
-            None if settings.through_kms => return Err(SealError::DataKeySpent),
             None => Dek::generate_from(&mut settings.entropy)?.into(),
         };
         // [KEY-6]

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,43 +45,71 @@ struct Kept<K> {
     /// Users by when they were last of use, the oldest first.
     order: BTreeMap<u64, K>,
     uses: u64,
+    /// Users whose sealers are being made, by how many threads, and how often they were forgotten meanwhile.
+    made: HashMap<K, (usize, u64)>,
 }
 
 struct Entry {
-    sealer: Arc<Mutex<Sealer>>,
+    sealer: Arc<Shared>,
     used: u64,
     since: Moment,
+}
+
+/// A sealer that several threads have in hand.
+struct Shared {
+    sealer: Mutex<Sealer>,
+    is_forgotten: AtomicBool,
 }
 
 impl<K: Clone + Eq + Hash> SealerPool<K> {
     /// At most `most` sealers, at least one; each is let go when it was of no use for `idle`, whenever the pool is next used. `make` makes a
     /// user's sealer, with his recipients and settings.
     pub fn new(most: usize, idle: Duration, make: impl Fn(&K) -> Result<Sealer, SealError> + Send + Sync + 'static) -> Self {
-        let kept = Kept { sealers: HashMap::new(), order: BTreeMap::new(), uses: 0 };
+        let kept = Kept { sealers: HashMap::new(), order: BTreeMap::new(), uses: 0, made: HashMap::new() };
         Self { most: most.max(1), idle, make: Box::new(make), clock: Clock::default(), kept: Mutex::new(kept) }
     }
 
-    /// Seals `payload` with the user's sealer ([`Sealer::seal`]).
+    /// Seals `payload` with the user's sealer ([`Sealer::seal`]). Where its data key is used up, with the next one that is made for him.
     ///
     /// # Errors
     /// [`SealError`], of making the sealer too; nothing leaves.
     pub fn seal(&self, user: &K, context: &[u8], payload: &[u8]) -> Result<Vec<u8>, SealError> {
-        self.with(user, |sealer| sealer.seal(context, payload))
+        let seal = || self.with(user, |sealer| sealer.seal(context, payload));
+        match seal() {
+            Err(SealError::DataKeySpent) => seal(),
+            sealed => sealed,
+        }
     }
 
-    /// Does something with the user's sealer.
+    /// Does something with the user's sealer. One that can seal no more, since its data key is used up or the process has forked, is let go.
     ///
     /// # Errors
     /// Those of making the sealer, and those of `call`.
     pub fn with<T>(&self, user: &K, call: impl FnOnce(&mut Sealer) -> Result<T, SealError>) -> Result<T, SealError> {
-        let sealer = self.sealer(user)?;
-        let mut sealer = sealer.lock().unwrap_or_else(PoisonError::into_inner);
-        call(&mut sealer)
+        loop {
+            let shared = self.sealer(user)?;
+            let mut sealer = shared.sealer.lock().unwrap_or_else(PoisonError::into_inner);
+            // Forgotten while it was waited for: he has another by now.
+            if shared.is_forgotten.load(Ordering::Acquire) {
+                continue;
+            }
+            let done = call(&mut sealer);
+            if matches!(done, Err(SealError::DataKeySpent | SealError::Forked)) {
+                drop(sealer);
+                self.lock().remove_if(user, &shared);
+            }
+            return done;
+        }
     }
 
-    /// Lets the user's sealer go, with its DEK: he has other recipients now, or is gone.
+    /// Lets the user's sealer go, with its DEK: he has other recipients now, or is gone. What is called from now on gets one that is made from
+    /// now on; a call that has the sealer in hand finishes with it.
     pub fn forget(&self, user: &K) {
-        self.lock().remove(user);
+        let mut kept = self.lock();
+        if let Some((_, forgotten)) = kept.made.get_mut(user) {
+            *forgotten = forgotten.saturating_add(1);
+        }
+        kept.remove(user);
     }
 
     /// Sealers that are kept.
@@ -93,29 +124,39 @@ impl<K: Clone + Eq + Hash> SealerPool<K> {
         self.len() == 0
     }
 
-    fn sealer(&self, user: &K) -> Result<Arc<Mutex<Sealer>>, SealError> {
-        let mut kept = self.lock();
-        kept.forget_idle(&self.clock, self.idle);
-        let now = self.clock.now();
-        if let Some(sealer) = kept.touch(user, now) {
-            return Ok(sealer);
+    fn sealer(&self, user: &K) -> Result<Arc<Shared>, SealError> {
+        loop {
+            let mut kept = self.lock();
+            kept.forget_idle(&self.clock, self.idle);
+            if let Some(shared) = kept.touch(user, &self.clock) {
+                return Ok(shared);
+            }
+            let before = kept.making(user);
+            drop(kept);
+            // Made without the lock: it may take long, and other users do not wait for it.
+            let made = Making { pool: self, user };
+            let sealer = (self.make)(user);
+            let mut kept = self.lock();
+            let is_stale = kept.made.get(user).is_none_or(|(_, forgotten)| *forgotten != before);
+            made.done(&mut kept);
+            let shared = Arc::new(Shared { sealer: Mutex::new(sealer?), is_forgotten: AtomicBool::new(false) });
+            // What he was when it was made, he is no more.
+            if is_stale {
+                continue;
+            }
+            // Whoever was faster has made the one.
+            if let Some(shared) = kept.touch(user, &self.clock) {
+                return Ok(shared);
+            }
+            while kept.sealers.len() >= self.most {
+                kept.forget_oldest();
+            }
+            kept.insert(user, shared.clone(), &self.clock);
+            return Ok(shared);
         }
-        drop(kept);
-        // Made without the lock: it may take long, and other users do not wait for it.
-        let made = Arc::new(Mutex::new((self.make)(user)?));
-        let mut kept = self.lock();
-        // Whoever was faster has made the one.
-        if let Some(sealer) = kept.touch(user, now) {
-            return Ok(sealer);
-        }
-        while kept.sealers.len() >= self.most {
-            kept.forget_oldest();
-        }
-        kept.insert(user, made.clone(), now);
-        Ok(made)
     }
 
-    // Every change leaves the two maps whole, also where another thread panicked with the lock held.
+    // Every change leaves the maps whole, also where another thread panicked with the lock held.
     fn lock(&self) -> MutexGuard<'_, Kept<K>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,31 +168,74 @@ impl<K: Clone + Eq + Hash> SealerPool<K> {
     }
 }
 
+/// A sealer that is being made, also where that panics.
+struct Making<'a, K: Clone + Eq + Hash> {
+    pool: &'a SealerPool<K>,
+    user: &'a K,
+}
+
+impl<K: Clone + Eq + Hash> Making<'_, K> {
+    fn done(self, kept: &mut Kept<K>) {
+        kept.has_made(self.user);
+        std::mem::forget(self);
+    }
+}
+
+impl<K: Clone + Eq + Hash> Drop for Making<'_, K> {
+    fn drop(&mut self) {
+        self.pool.lock().has_made(self.user);
+    }
+}
+
 impl<K: Clone + Eq + Hash> Kept<K> {
-    fn touch(&mut self, user: &K, now: Moment) -> Option<Arc<Mutex<Sealer>>> {
+    /// Begins to make a user's sealer; tells how often he was forgotten meanwhile.
+    fn making(&mut self, user: &K) -> u64 {
+        let (threads, forgotten) = self.made.entry(user.clone()).or_default();
+        *threads = threads.saturating_add(1);
+        *forgotten
+    }
+
+    fn has_made(&mut self, user: &K) {
+        if let Some((threads, _)) = self.made.get_mut(user) {
+            *threads = threads.saturating_sub(1);
+            if *threads == 0 {
+                self.made.remove(user);
+            }
+        }
+    }
+
+    fn touch(&mut self, user: &K, clock: &Clock) -> Option<Arc<Shared>> {
         let entry = self.sealers.get_mut(user)?;
         self.order.remove(&entry.used);
         self.uses = self.uses.saturating_add(1);
-        (entry.used, entry.since) = (self.uses, now);
+        (entry.used, entry.since) = (self.uses, clock.now());
         self.order.insert(self.uses, user.clone());
         Some(entry.sealer.clone())
     }
 
-    fn insert(&mut self, user: &K, sealer: Arc<Mutex<Sealer>>, since: Moment) {
+    fn insert(&mut self, user: &K, sealer: Arc<Shared>, clock: &Clock) {
         self.uses = self.uses.saturating_add(1);
         self.order.insert(self.uses, user.clone());
-        self.sealers.insert(user.clone(), Entry { sealer, used: self.uses, since });
+        self.sealers.insert(user.clone(), Entry { sealer, used: self.uses, since: clock.now() });
     }
 
     fn remove(&mut self, user: &K) {
         if let Some(entry) = self.sealers.remove(user) {
+            entry.sealer.is_forgotten.store(true, Ordering::Release);
             self.order.remove(&entry.used);
         }
     }
 
+    fn remove_if(&mut self, user: &K, shared: &Arc<Shared>) {
+        if self.sealers.get(user).is_some_and(|entry| Arc::ptr_eq(&entry.sealer, shared)) {
+            self.remove(user);
+        }
+    }
+
     fn forget_oldest(&mut self) {
-        if let Some((_, user)) = self.order.pop_first() {
-            self.sealers.remove(&user);
+        if let Some((_, user)) = self.order.first_key_value() {
+            let user = user.clone();
+            self.remove(&user);
         }
     }
 
@@ -173,7 +257,10 @@ impl<K> fmt::Debug for SealerPool<K> {
 
 #[cfg(all(test, feature = "testing"))]
 mod tests {
-    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicU64, AtomicUsize},
+    };
 
     use super::*;
     use crate::Cmk;
@@ -216,6 +303,73 @@ mod tests {
         pool.forget(&4);
         assert!(pool.is_empty());
         assert_ne!(of(4), still);
+    }
+
+    /// Whoever is forgotten while his sealer is made gets one that is made afterwards; and so where it is waited for.
+    #[test]
+    fn who_is_forgotten_is_looked_up_again() {
+        let keys = [1, 2].map(|byte| Cmk::from_x25519(&[byte; 32]));
+        let to: Vec<_> = keys.iter().map(|cmk| cmk.recipient().clone()).collect();
+        let (made, meet) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
+        let (counted, met) = (made.clone(), meet.clone());
+        let pool = SealerPool::new(3, Duration::from_secs(60), move |_: &u8| {
+            let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+            let sealer = Sealer::builder().to(to[usize::from(!first)].clone()).build();
+            if first {
+                // Looked up, and forgotten before it is there.
+                met.wait();
+                met.wait();
+            }
+            sealer
+        });
+        std::thread::scope(|scope| {
+            let sealed = scope.spawn(|| pool.seal(&7, b"", b"x").unwrap());
+            meet.wait();
+            pool.forget(&7);
+            meet.wait();
+            let sealed = sealed.join().unwrap();
+            assert!(crate::open(&sealed, &crate::Keyring::from(Cmk::from_x25519(&[2; 32]))).is_ok());
+        });
+        assert_eq!((made.load(Ordering::SeqCst), pool.len(), pool.lock().made.len()), (2, 1, 0));
+        // Forgotten while another call had it in hand.
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                pool.with(&7, |_| {
+                    meet.wait();
+                    meet.wait();
+                    Ok(())
+                })
+            });
+            meet.wait();
+            let waits = scope.spawn(|| pool.seal(&7, b"", b"y").unwrap());
+            while Arc::strong_count(&pool.lock().sealers[&7].sealer) < 3 {
+                std::thread::yield_now();
+            }
+            pool.forget(&7);
+            meet.wait();
+            inside.join().unwrap().unwrap();
+            waits.join().unwrap();
+        });
+        assert_eq!(made.load(Ordering::SeqCst), 3);
+    }
+
+    /// A data key that is used up is followed by another; what cannot be made is tried again the next time, and a panic leaves nothing.
+    #[test]
+    fn the_next_data_key() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = made.clone();
+        let pool = SealerPool::new(3, Duration::from_secs(60), move |user: &u8| {
+            let n = u8::try_from(counted.fetch_add(1, Ordering::SeqCst)).unwrap();
+            assert_ne!(*user, 9, "this one panics");
+            let data_key = crate::DataKey::from_kms("kms", "k", &[n; 32], &[n]).unwrap();
+            Sealer::builder().data_key(data_key).reuse(crate::Reuse { messages: 2, ..crate::Reuse::default() }).build()
+        });
+        let names: std::collections::HashSet<_> = (0..6).map(|_| salt(&pool.seal(&1, b"", b"x").unwrap())).collect();
+        assert_eq!((names.len(), made.load(Ordering::SeqCst), pool.len()), (3, 3, 1));
+        let spent = pool.with(&1, |sealer| sealer.seal(b"", b"x").and(Err::<(), _>(SealError::DataKeySpent)));
+        assert_eq!((spent, pool.len()), (Err(SealError::DataKeySpent), 0));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.seal(&9, b"", b"x"))).is_err());
+        assert_eq!((pool.len(), pool.lock().made.len()), (0, 0));
     }
 
     /// Many threads and few places: everything is sealed, and no number of a DEK twice.
