@@ -180,13 +180,13 @@ fn main() {
         // An AEAD call on AES takes half as long, and what stands around it weighs twice as much.
         let by_suite = |chacha, aes| Some(if suite.aead() == Aead::Aes256Gcm { aes } else { chacha });
         for (size, bound, n) in
-            [(64, by_suite(1.6, 1.8), 2000), (1024, None, 1000), (65_536, None, 40), (1 << 20, Some(1.0 / 0.85), 4)]
+            [(64, by_suite(1.5, 1.75), 2000), (1024, None, 1000), (65_536, None, 40), (1 << 20, Some(1.0 / 0.85), 4)]
         {
             rows.push(seal_reused(suite, size, bound, n));
             rows.push(open_cached(suite, size, None, n));
         }
-        rows.push(encode(suite, by_suite(1.6, 1.9)));
-        rows.push(decode(suite, by_suite(2.2, 2.9)));
+        rows.push(encode(suite, by_suite(1.4, 1.7)));
+        rows.push(decode(suite, by_suite(1.7, 2.3)));
     }
     rows.push(seal_fresh());
     rows.push(open_fresh());
