@@ -414,6 +414,52 @@ fn a_passphrase_is_put_on_changed_and_taken_off() {
     alone(&place, &["passphrase", "nowhere", "--new-passphrase-file", "two"], b"").failed(7, "nowhere");
 }
 
+/// Where the passphrase is what the key file holds, nobody would have it once the file is replaced.
+#[test]
+fn a_key_file_is_no_passphrase() {
+    let (place, _) = protected();
+    fs::copy(place.path("alice.key"), place.path("copy")).unwrap();
+    fs::hard_link(place.path("alice.key"), place.path("hard")).unwrap();
+    std::os::unix::fs::symlink("alice.key", place.path("soft")).unwrap();
+    // A name tells nothing: what was opened is one line, and would do.
+    let one_line = text(&place, "alice.key").lines().last().unwrap().to_owned();
+    private(&place, "line.key", &one_line);
+    private(&place, "lower", &one_line.to_lowercase());
+    private(&place, "two-lines", "correct horse\nbattery staple\n");
+    let shell = |script: &str| {
+        let mut command = Command::new("setsid");
+        command.args(["--wait", "bash", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
+        Ran::of(command.stdin(Stdio::null()).output().unwrap())
+    };
+    let names = ["alice.key", "line.key", "safe.key"];
+    let before = names.map(|name| place.read(name));
+    for (script, said) in [
+        ("sealwire passphrase alice.key --new-passphrase-file alice.key", "alice.key is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-file hard", "hard is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-file soft", "soft is the key file itself"),
+        ("sealwire passphrase soft --new-passphrase-file alice.key", "alice.key is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-fd 3 3< alice.key", "/dev/fd/3 is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-fd 0 < hard", "/dev/fd/0 is the key file itself"),
+        ("sealwire passphrase safe.key --passphrase-file pass --new-passphrase-file safe.key", "safe.key is the key file itself"),
+        ("sealwire passphrase safe.key --passphrase-file safe.key --new-passphrase-file pass", "safe.key is the key file itself"),
+        ("sealwire passphrase safe.key --passphrase-fd 3 --remove 3< safe.key", "/dev/fd/3 is the key file itself"),
+        // The same content from elsewhere.
+        (
+            "sealwire passphrase alice.key --new-passphrase-file copy",
+            "copy: there is a secret key where the passphrase should be",
+        ),
+        ("sealwire passphrase line.key --new-passphrase-fd 0 < <(cat line.key)", "there is a secret key where the passphrase"),
+        ("sealwire passphrase line.key --new-passphrase-file lower", "there is a secret key where the passphrase"),
+        ("tail -n 1 safe.key | sealwire passphrase line.key --new-passphrase-fd 0", "there is a secret key where the passphrase"),
+        ("sealwire passphrase alice.key --new-passphrase-file two-lines", "the passphrase has more than one line"),
+        ("sealwire keygen --passphrase-file two-lines -o new.key", "two-lines: the passphrase has more than one line"),
+    ] {
+        shell(script).failed(2, said);
+        assert_eq!(names.map(|name| place.read(name)), before, "{script}");
+    }
+    assert!(!place.path("new.key").exists());
+}
+
 /// `protected-cmk` of spec/vectors/keys.json, which costs little: under "correct horse".
 const CHEAP: &str = "SW-PROTECTED-KEY-1QYQQQQQPQQQQQZQP5ZS69GAY5KN2029F4246ETDW4LWFA0ZLPFDY2KRMHLM3EUJRGV9VPUMZM2PFVM6VAYFXSDH243E4JAVXKVWT56A3HNXRPP48MUAHVNTGG2PLEE3MW0TAQYLAJ3VGK5NW22PSN6722WM9CENPRZDD3NWNG4THQ0YZK6JZ4M5A7N046GGMA7NU7C2XSWD92HGA48YNF52L6JUUTFJM8ZX50DQK8PK25JQ27QFA4W";
 const ITS_KEY: &str = "SW-SECRET-CMK-1QQSPZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYGE7FA0L";

@@ -28,12 +28,19 @@ const READ_MAX: usize = PASSPHRASE_MAX + 3;
 /// Where the passphrases of a command come from. What an option names is read once, and where it is needed.
 pub(super) struct Passphrases<'a> {
     from: &'a PassphraseFrom,
+    /// A file that is no passphrase's: the key's own, which is to be replaced.
+    apart_from: Option<&'a Identity>,
     given: OnceCell<Option<Passphrase>>,
 }
 
 impl<'a> Passphrases<'a> {
     pub(super) fn new(from: &'a PassphraseFrom) -> Self {
-        Self { from, given: OnceCell::new() }
+        Self { from, apart_from: None, given: OnceCell::new() }
+    }
+
+    /// Never what that file holds: nobody would have the passphrase when it is replaced.
+    fn apart_from(self, file: &'a Identity) -> Self {
+        Self { apart_from: Some(file), ..self }
     }
 
     /// The key of a key file that is protected: with the passphrase that an option names, or else one that is asked for by the file's name.
@@ -64,27 +71,32 @@ impl<'a> Passphrases<'a> {
         if let Some(given) = self.given.get() {
             return Ok(given.as_ref());
         }
-        let given = self.from.place().map(|place| read(&place)).transpose()?;
+        let given = self.from.place().map(|place| read(&place, self.apart_from)).transpose()?;
         Ok(self.given.get_or_init(|| given).as_ref())
     }
 }
 
 /// What a file or a descriptor holds, up to its end.
-fn read(place: &Path) -> Result<Passphrase, Failure> {
+fn read(place: &Path, apart_from: Option<&Identity>) -> Result<Passphrase, Failure> {
     if is_dash(place) {
         return Err(Failure::usage("--passphrase-file: standard input is named with --passphrase-fd 0"));
     }
     let unreadable = |error: io::Error| Failure::io(show(place), &error);
-    let meta = fs::metadata(place).map_err(unreadable)?;
+    let file = File::open(place).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
     if meta.is_dir() {
         return Err(Failure::usage(format!("{} is a folder; a file with a passphrase is needed", show(place))));
+    }
+    // What was opened, whatever its name: a link, or a descriptor of the file.
+    if apart_from.is_some_and(|other| Identity::of(&meta).is_same_place(other)) {
+        return Err(Failure::usage(format!("{} is the key file itself, and no passphrase", show(place))));
     }
     if meta.is_file() {
         warn_of_permissions(place);
     }
     // As large as it can get: a buffer that grows leaves copies of a secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(READ_MAX));
-    File::open(place).and_then(|file| file.take(READ_MAX as u64).read_to_end(&mut bytes)).map_err(unreadable)?;
+    file.take(READ_MAX as u64).read_to_end(&mut bytes).map_err(unreadable)?;
     Passphrase::from_line(&bytes).map_err(|error| Failure::from(error).about(show(place)))
 }
 
@@ -157,12 +169,12 @@ pub(super) fn run(args: &PassphraseArgs) -> Result<(), Failure> {
         return Err(about(Failure::usage("it has no passphrase")));
     }
     let old = match is_protected {
-        true => Some(old_passphrase(args, &content)?),
+        true => Some(old_passphrase(args, &content, &before)?),
         false => None,
     };
     let new = match args.remove {
         true => None,
-        false => Some(Passphrases::new(&args.new_from()).choose(path)?),
+        false => Some(Passphrases::new(&args.new_from()).apart_from(&before).choose(path)?),
     };
     let changed = change_passphrase(&content, old.as_ref(), new.as_ref()).map_err(|error| about(error.into()))?;
     let mut output = Output::in_place_of(path, before)?;
@@ -178,9 +190,9 @@ pub(super) fn run(args: &PassphraseArgs) -> Result<(), Failure> {
 }
 
 /// The passphrase as it is, tried before a new one is asked for.
-fn old_passphrase(args: &PassphraseArgs, content: &str) -> Result<Passphrase, Failure> {
+fn old_passphrase(args: &PassphraseArgs, content: &str, file: &Identity) -> Result<Passphrase, Failure> {
     let path = &args.keyfile;
-    let passphrases = Passphrases::new(&args.from);
+    let passphrases = Passphrases::new(&args.from).apart_from(file);
     let old = match passphrases.given()? {
         Some(_) => passphrases.choose(path)?,
         None => ask(&format!("Passphrase of {}: ", show(path)), path)?,

@@ -111,6 +111,16 @@ fn has_prefix(s: &str, hrp: &str) -> bool {
     s.get(..hrp.len()).is_some_and(|p| p.eq_ignore_ascii_case(hrp)) && s.as_bytes().get(hrp.len()) == Some(&b'1')
 }
 
+/// How the strings of secret keys begin, under a passphrase too.
+#[cfg(feature = "passphrase")]
+const SECRETS: [&str; 3] = ["sw-secret-", "sw-protected-key-1", "age-secret-key-"];
+
+/// Whether a secret key's string begins anywhere in a text, in upper case or lower.
+#[cfg(feature = "passphrase")]
+pub(crate) fn names_secret(text: &[u8]) -> bool {
+    SECRETS.iter().any(|secret| text.windows(secret.len()).any(|part| part.eq_ignore_ascii_case(secret.as_bytes())))
+}
+
 /// What a key string is, as its human-readable part says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
