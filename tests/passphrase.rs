@@ -355,6 +355,69 @@ fn a_signal_leaves_the_terminal_as_it_was() {
     assert!(alone(&place, &["recipient", "safe.key", "--passphrase-file", "pass"], b"").code == 0);
 }
 
+/// Two that ask on one terminal take turns: neither shows what is typed for the other, and it is left as it was.
+#[test]
+fn one_asks_at_a_time() {
+    let (place, recipient) = protected();
+    private(&place, "beta", "battery staple\n");
+    assert_eq!(place.run(["keygen", "--sender", "--passphrase-file", "beta", "-o", "me.key"], b"").code, 0);
+    place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
+    for redirected in ["", "2> errors"] {
+        let script = format!(
+            "(sealwire open -k safe.key sealed | sealwire seal -r {} --sign-with me.key > again) {redirected}",
+            place.recipient
+        );
+        let mut terminal = Terminal::run(&place, &script);
+        for turn in 0..2 {
+            // Whichever comes first.
+            let until = Instant::now() + PATIENCE;
+            while !terminal.screen.ends_with(": ") && Instant::now() < until {
+                let Ok(more) = terminal.said.recv_timeout(PATIENCE) else { break };
+                terminal.screen.push_str(&String::from_utf8(more).unwrap());
+            }
+            // As long as the other would need to ask too.
+            std::thread::sleep(Duration::from_millis(300));
+            assert_eq!(terminal.screen.matches("Passphrase of").count(), turn + 1, "{:?}", terminal.screen);
+            assert!(!terminal.echoes());
+            let of_safe = terminal.screen.ends_with("Passphrase of safe.key: ");
+            terminal.screen.push('\n');
+            terminal.types(if of_safe { "correct horse\n" } else { "battery staple\n" });
+        }
+        let (code, screen) = terminal.ends();
+        assert!(code == 0 && !screen.contains("horse") && !screen.contains("staple"), "{screen}");
+        assert_eq!(place.run(["open", "-k", "alice.key", "again"], b"").silent().out, b"payload");
+    }
+}
+
+/// Ctrl-Z does not stop the program while it asks; stopped by others, it shows nothing when it goes on.
+#[test]
+fn a_prompt_outlives_being_stopped() {
+    use nix::sys::termios::{SetArg, SpecialCharacterIndices, tcsetattr};
+    let (place, recipient) = protected();
+    let mut terminal = Terminal::run(&place, "exec sealwire recipient safe.key");
+    let before = tcgetattr(&terminal.slave).unwrap();
+    terminal.shows("Passphrase of safe.key: ");
+    let asking = tcgetattr(&terminal.slave).unwrap();
+    let key = |modes: &nix::sys::termios::Termios| modes.control_chars[SpecialCharacterIndices::VSUSP as usize];
+    assert_eq!((key(&before), key(&asking)), (0x1a, 0));
+    // The shell takes the terminal meanwhile, and leaves it as it likes it.
+    let program = Pid::from_child(&terminal.child);
+    kill_process(program, Signal::STOP).unwrap();
+    tcsetattr(&terminal.slave, SetArg::TCSANOW, &before).unwrap();
+    assert!(terminal.echoes());
+    kill_process(program, Signal::CONT).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while terminal.echoes() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!terminal.echoes() && key(&tcgetattr(&terminal.slave).unwrap()) == 0);
+    terminal.types("correct horse\n");
+    let slave = terminal.slave.try_clone().unwrap();
+    let (code, screen) = terminal.ends();
+    assert!(code == 0 && screen.contains(&recipient) && !screen.contains("horse"), "{screen}");
+    assert_eq!(key(&tcgetattr(&slave).unwrap()), 0x1a);
+}
+
 #[test]
 fn a_passphrase_is_put_on_changed_and_taken_off() {
     let place = Place::new();

@@ -101,35 +101,105 @@ fn read(place: &Path, apart_from: Option<&Identity>) -> Result<Passphrase, Failu
 }
 
 fn ask_twice(path: &Path) -> Result<Passphrase, Failure> {
-    let first = ask(&format!("New passphrase of {}: ", show(path)), path)?;
-    let second = ask("The same again: ", path)?;
+    let mut terminal = Terminal::open(path)?;
+    let first = terminal.ask(&format!("New passphrase of {}: ", show(path)))?;
+    let second = terminal.ask("The same again: ")?;
     if !first.is_same(&second) {
         return Err(Failure::usage("the two passphrases differ; nothing was written"));
     }
     Ok(first)
 }
 
-/// Asks on the terminal that the command was started from, whatever its standard input is. What is typed is not shown.
-#[cfg(unix)]
 fn ask(prompt: &str, path: &Path) -> Result<Passphrase, Failure> {
-    use std::io::Write;
-
-    use super::cleanup::Unseen;
-    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/tty");
-    let mut terminal = opened.map_err(|_| no_terminal(path))?;
-    let failed = |error: io::Error| Failure::io("asking for a passphrase", &error);
-    let unseen = Unseen::on(&terminal).map_err(failed)?;
-    terminal.write_all(prompt.as_bytes()).map_err(failed)?;
-    let line = read_line(&mut terminal);
-    drop(unseen);
-    // The end of the line was not shown either.
-    let _ = terminal.write_all(b"\n");
-    Ok(Passphrase::from_line(&line.map_err(failed)?)?)
+    Terminal::open(path)?.ask(prompt)
 }
 
+/// The terminal that the command was started from, whatever its standard input is, while it is this process's turn to ask there.
+#[cfg(unix)]
+struct Terminal {
+    file: File,
+    _turn: Option<File>,
+}
+
+#[cfg(unix)]
+impl Terminal {
+    /// Waits until nobody else asks there: of two in one pipeline, the first to be answered would show what is typed for the other.
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let file = fs::OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(|_| no_terminal(path))?;
+        // In the background this stops the process, as setting the terminal would: before others wait for it.
+        let _ = rustix::termios::tcdrain(&file);
+        Ok(Self { _turn: turn(), file })
+    }
+
+    /// What is typed is not shown.
+    fn ask(&mut self, prompt: &str) -> Result<Passphrase, Failure> {
+        use std::io::Write;
+        let failed = |error: io::Error| Failure::io("asking for a passphrase", &error);
+        let unseen = super::cleanup::Unseen::on(&self.file).map_err(failed)?;
+        self.file.write_all(prompt.as_bytes()).map_err(failed)?;
+        let line = read_line(&mut self.file);
+        drop(unseen);
+        // The end of the line was not shown either.
+        let _ = self.file.write_all(b"\n");
+        Ok(Passphrase::from_line(&line.map_err(failed)?)?)
+    }
+}
+
+/// A lock on the terminal, until it is closed; `None` where there is none to be had, and one asks all the same.
+#[cfg(unix)]
+fn turn() -> Option<File> {
+    use rustix::fs::{FlockOperation, OFlags, flock};
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = i32::try_from((OFlags::NOCTTY | OFlags::NONBLOCK).bits()).ok()?;
+    let terminal = fs::OpenOptions::new().read(true).custom_flags(flags).open(terminal_name()?).ok()?;
+    loop {
+        match flock(&terminal, FlockOperation::LockExclusive) {
+            Ok(()) => return Some(terminal),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The terminal by its own name: `/dev/tty` is one file for all of them.
+#[cfg(target_os = "linux")]
+fn terminal_name() -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name of the program, which may hold anything: state, parent, group, session, terminal.
+    let number = stat.rsplit_once(')')?.1.split_whitespace().nth(4)?.parse::<i32>().ok()?.cast_unsigned();
+    let (major, minor) = ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xf_ff00));
+    let device = rustix::fs::makedev(major, minor);
+    let names = [format!("/dev/pts/{minor}"), format!("/dev/tty{minor}"), format!("/dev/char/{major}:{minor}")];
+    names.into_iter().map(PathBuf::from).find(|name| fs::metadata(name).is_ok_and(|meta| meta.rdev() == device))
+}
+
+/// The terminal by its own name, where one of the standard three leads to it.
+#[cfg(all(unix, not(target_os = "linux")))]
+fn terminal_name() -> Option<PathBuf> {
+    use rustix::termios::{tcgetpgrp, ttyname};
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+    let name = [
+        tcgetpgrp(io::stdin()).and_then(|_| ttyname(io::stdin(), Vec::new())),
+        tcgetpgrp(io::stdout()).and_then(|_| ttyname(io::stdout(), Vec::new())),
+        tcgetpgrp(io::stderr()).and_then(|_| ttyname(io::stderr(), Vec::new())),
+    ];
+    name.into_iter().find_map(Result::ok).map(|name| OsString::from_vec(name.into_bytes()).into())
+}
+
+/// There is none.
 #[cfg(not(unix))]
-fn ask(_: &str, path: &Path) -> Result<Passphrase, Failure> {
-    Err(no_terminal(path))
+enum Terminal {}
+
+#[cfg(not(unix))]
+impl Terminal {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        Err(no_terminal(path))
+    }
+
+    fn ask(&mut self, _: &str) -> Result<Passphrase, Failure> {
+        match *self {}
+    }
 }
 
 fn no_terminal(path: &Path) -> Failure {
