@@ -54,6 +54,13 @@ fn detached(place: &Place, args: &[&str]) -> Command {
     command
 }
 
+/// What bash makes of a script, without a terminal.
+fn shell(place: &Place, script: &str) -> Ran {
+    let mut command = Command::new("setsid");
+    command.args(["--wait", "bash", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
+    Ran::of(command.stdin(Stdio::null()).output().unwrap())
+}
+
 /// A terminal of its own, with a shell command that was started from it.
 struct Terminal {
     master: File,
@@ -171,11 +178,7 @@ fn a_protected_key_does_all_that_a_key_does() {
 fn passphrases_from_files_and_descriptors() {
     let (place, recipient) = protected();
     place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
-    let shell = |script: &str| {
-        let mut command = Command::new("setsid");
-        command.args(["--wait", "bash", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
-        Ran::of(command.stdin(Stdio::null()).output().unwrap())
-    };
+    let shell = |script: &str| shell(&place, script);
     for script in [
         "sealwire open -k safe.key --passphrase-fd 3 3< pass < sealed",
         "cat pass | sealwire open -k safe.key --passphrase-fd 0 sealed",
@@ -202,6 +205,38 @@ fn passphrases_from_files_and_descriptors() {
         let ran = alone(&place, &["open", "-k", &argument], b"").failed(2, "a secret key stands among the arguments");
         assert!(!ran.err.to_uppercase().contains("SW-PROTECTED-KEY-1Q"), "{}", ran.err);
     }
+}
+
+/// No command writes over what holds the passphrase or a key that it reads, by whatever name or descriptor.
+#[test]
+fn no_output_takes_the_place_of_a_secret() {
+    let (place, recipient) = protected();
+    assert_eq!(place.run(["keygen", "--sender", "--passphrase-file", "pass", "-o", "me.key"], b"").code, 0);
+    place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
+    fs::hard_link(place.path("pass"), place.path("hard")).unwrap();
+    let names = ["pass", "hard", "safe.key", "me.key"];
+    let before = names.map(|name| place.read(name));
+    let seal = format!("sealwire seal -r {recipient} --sign-with me.key --force");
+    let rewrap = format!("sealwire rewrap -k safe.key --add {} --force", place.recipient);
+    for (script, said) in [
+        ("sealwire open -k safe.key --passphrase-fd 3 --force -o pass sealed 3< pass".into(), "/dev/fd/3 holds a passphrase"),
+        ("sealwire open -k safe.key --passphrase-fd 0 --force -o hard sealed < pass".into(), "/dev/fd/0 holds a passphrase"),
+        ("sealwire open -k safe.key --passphrase-file /dev/fd/5 --force -o pass sealed 5< pass".into(), "holds a passphrase"),
+        (format!("{seal} --passphrase-fd 3 -o pass sealed 3< pass"), "/dev/fd/3 holds a passphrase"),
+        (format!("{seal} --passphrase-fd 3 -o new --detached pass sealed 3< hard"), "/dev/fd/3 holds a passphrase"),
+        (format!("{seal} --passphrase-file pass -o new --detached hard sealed"), "pass holds a passphrase"),
+        (format!("{seal} --passphrase-file pass -o new --detached me.key sealed"), "me.key holds a key"),
+        (format!("{rewrap} --passphrase-fd 3 -o pass sealed 3< pass"), "/dev/fd/3 holds a passphrase"),
+        (format!("{rewrap} --passphrase-file pass -o hard sealed"), "pass holds a passphrase"),
+        (format!("{rewrap} --passphrase-file pass -o safe.key sealed"), "safe.key holds a key"),
+    ] {
+        shell(&place, &script).failed(2, said);
+        assert_eq!(names.map(|name| place.read(name)), before, "{script}");
+    }
+    assert!(!place.path("new").exists());
+    // A pipe is nobody's output.
+    let piped = shell(&place, "cat pass | sealwire open -k safe.key --passphrase-fd 0 --force -o opened sealed").silent();
+    assert_eq!((piped.code, place.read("opened")), (0, b"payload".to_vec()));
 }
 
 /// The string of any data that a protected key could have.
@@ -489,11 +524,7 @@ fn a_key_file_is_no_passphrase() {
     private(&place, "line.key", &one_line);
     private(&place, "lower", &one_line.to_lowercase());
     private(&place, "two-lines", "correct horse\nbattery staple\n");
-    let shell = |script: &str| {
-        let mut command = Command::new("setsid");
-        command.args(["--wait", "bash", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
-        Ran::of(command.stdin(Stdio::null()).output().unwrap())
-    };
+    let shell = |script: &str| shell(&place, script);
     let names = ["alice.key", "line.key", "safe.key"];
     let before = names.map(|name| place.read(name));
     for (script, said) in [

@@ -275,7 +275,7 @@ fn old_passphrase(args: &PassphraseArgs, content: &str, file: &Identity) -> Resu
 
 impl PassphraseFrom {
     /// What is read for the passphrase; `None` where the terminal is asked.
-    fn place(&self) -> Option<PathBuf> {
+    pub(super) fn place(&self) -> Option<PathBuf> {
         // Opened by its name: a descriptor that was inherited can only be taken over where nothing checks that it is one.
         self.passphrase_file.clone().or_else(|| self.passphrase_fd.map(|fd| PathBuf::from(format!("/dev/fd/{fd}"))))
     }
