@@ -558,6 +558,41 @@ fn a_key_file_is_no_passphrase() {
 const CHEAP: &str = "SW-PROTECTED-KEY-1QYQQQQQPQQQQQZQP5ZS69GAY5KN2029F4246ETDW4LWFA0ZLPFDY2KRMHLM3EUJRGV9VPUMZM2PFVM6VAYFXSDH243E4JAVXKVWT56A3HNXRPP48MUAHVNTGG2PLEE3MW0TAQYLAJ3VGK5NW22PSN6722WM9CENPRZDD3NWNG4THQ0YZK6JZ4M5A7N046GGMA7NU7C2XSWD92HGA48YNF52L6JUUTFJM8ZX50DQK8PK25JQ27QFA4W";
 const ITS_KEY: &str = "SW-SECRET-CMK-1QQSPZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYGE7FA0L";
 
+/// A new key file gets its name when it is whole: nobody finds an empty one, which would be in the way of the next.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_new_key_file_is_whole() {
+    use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+    let (place, _) = protected();
+    fs::create_dir(place.path("w")).unwrap();
+    for more in [&[][..], &["--sender"], &["--pq"], &["--passphrase-file", "pass"]] {
+        let watch = init(CreateFlags::NONBLOCK).unwrap();
+        add_watch(&watch, place.path("w"), WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO).unwrap();
+        assert_eq!(place.run([&["keygen", "-o", "w/new.key"], more].concat(), b"").code, 0);
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let (mut events, mut seen) = (Reader::new(&watch, &mut buffer), Vec::new());
+        while let Ok(event) = events.next() {
+            if event.file_name().is_some_and(|name| name.to_bytes() == b"new.key") {
+                seen.push(event.events());
+            }
+        }
+        assert!(seen == [ReadFlags::MOVED_TO] || seen == [ReadFlags::CREATE], "{seen:?}");
+        assert_eq!((place.names("w"), mode(&place.path("w/new.key"))), (vec!["new.key".to_owned()], 0o600));
+        fs::remove_file(place.path("w/new.key")).unwrap();
+    }
+    // What is there stays, and so does what a link that leads nowhere names.
+    std::os::unix::fs::symlink("nowhere", place.path("w/link")).unwrap();
+    place.run(["keygen", "-o", "w/link"], b"").failed(2, "never overwritten");
+    place.run(["keygen", "-o", "w/none/new.key"], b"").failed(7, "w/none/new.key");
+    assert_eq!(place.names("w"), ["link"]);
+    // No room for it: nothing is left.
+    let script = format!("ulimit -f 0; exec {PROGRAM} keygen -o w/full.key");
+    let ran =
+        Ran::of(Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).stdin(Stdio::null()).output().unwrap());
+    ran.failed(7, "w/full.key");
+    assert_eq!(place.names("w"), ["link"]);
+}
+
 /// Whatever ends the command, the key file holds the key: as it was, or as it is to be.
 #[test]
 fn a_key_is_never_lost() {
