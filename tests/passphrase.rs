@@ -453,6 +453,63 @@ fn a_prompt_outlives_being_stopped() {
     assert_eq!(key(&tcgetattr(&slave).unwrap()), 0x1a);
 }
 
+/// While the program waits for its input, of a key that it has read there is no string left, nor of the passphrase.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_string_of_a_key_stays_in_memory() {
+    let place = Place::new();
+    const WORDS: &str = "unmistakable-words-of-a-passphrase";
+    private(&place, "pass", WORDS);
+    private(&place, "age.key", "AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0\n");
+    assert_eq!(place.run(["keygen", "--sender", "-o", "me.key"], b"").code, 0);
+    assert_eq!(place.run(["keygen", "--pq", "-o", "pq.key"], b"").code, 0);
+    let signs = ["seal", "-r", &place.recipient, "--sign-with"];
+    for (name, command) in
+        [("alice.key", &["open", "-k"][..]), ("pq.key", &["open", "-k"]), ("me.key", &signs), ("age.key", &["open", "-k"])]
+    {
+        // The part behind what it begins with, and before the end, which is read alike in all of them.
+        let string = text(&place, name).lines().last().unwrap().to_owned();
+        let secret = string.rsplit_once('1').unwrap().1.get(8..40).unwrap().to_owned();
+        for protect in [false, true] {
+            if protect {
+                assert_eq!(alone(&place, &["passphrase", name, "--new-passphrase-file", "pass"], b"").code, 0);
+            }
+            rustix::fs::mknodat(rustix::fs::CWD, place.path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+            let mut child = place.command(command.iter().chain(&[name, "--passphrase-file", "pass", "-o", "out", "fifo"]));
+            let mut child = child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            // It opens its input when it has read its keys, and this waits for it.
+            let input = File::options().write(true).open(place.path("fifo")).unwrap();
+            let memory = memory_of(child.id());
+            let times = |needle: &str| memory.windows(needle.len()).filter(|part| *part == needle.as_bytes()).count();
+            assert!(times(name) > 0, "the scan finds what is there");
+            let found = [&secret[..], &secret.to_lowercase(), WORDS].map(times);
+            assert_eq!(found, [0; 3], "{name}, {}", if protect { "protected" } else { "plain" });
+            drop(input);
+            child.wait().unwrap();
+            fs::remove_file(place.path("fifo")).unwrap();
+            let _ = fs::remove_file(place.path("out"));
+        }
+    }
+}
+
+/// All that a process could write to.
+#[cfg(target_os = "linux")]
+fn memory_of(process: u32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+    let mut all = Vec::new();
+    for line in fs::read_to_string(format!("/proc/{process}/maps")).unwrap().lines() {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut part = vec![0; (end - start) as usize];
+        if rest.starts_with("rw") && memory.read_exact_at(&mut part, start).is_ok() {
+            all.append(&mut part);
+        }
+    }
+    all
+}
+
 #[test]
 fn a_passphrase_is_put_on_changed_and_taken_off() {
     let place = Place::new();
