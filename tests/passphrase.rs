@@ -16,6 +16,7 @@ use nix::{
 };
 use program::{PROGRAM, Place, Ran, mode};
 use rustix::process::{Pid, Signal, kill_process};
+use sealwire::Cmk;
 
 mod program;
 
@@ -451,6 +452,41 @@ fn a_prompt_outlives_being_stopped() {
     let (code, screen) = terminal.ends();
     assert!(code == 0 && screen.contains(&recipient) && !screen.contains("horse"), "{screen}");
     assert_eq!(key(&tcgetattr(&slave).unwrap()), 0x1a);
+}
+
+/// What a passphrase would not cover is told: a key in a comment, before anything is done, and other names of the file.
+#[test]
+fn what_stays_bare_is_told() {
+    let (place, _) = protected();
+    private(&place, "new", "battery staple");
+    let plain = text(&place, "alice.key");
+    let key = plain.lines().last().unwrap();
+    let pem = Cmk::from_text(key).unwrap().to_pem().unwrap().replace('\n', "\n# ");
+    let safe = text(&place, "safe.key");
+    let age = "AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0";
+    for content in [
+        format!("{plain}# {key}\n"),
+        format!("# old: {}\n{plain}", key.to_lowercase()),
+        format!("# {age}\n{plain}"),
+        format!("# {pem}\n{plain}"),
+        format!("# {key}\n{safe}"),
+    ] {
+        private(&place, "beside.key", &content);
+        let args = ["passphrase", "beside.key", "--passphrase-file", "pass", "--new-passphrase-file", "new"];
+        alone(&place, &args, b"").failed(2, "beside.key: a secret key stands in its comments too");
+        assert_eq!(text(&place, "beside.key"), content);
+    }
+    // Where the passphrase is taken off there is nothing to hide.
+    assert_eq!(alone(&place, &["passphrase", "beside.key", "--passphrase-file", "pass", "--remove"], b"").code, 0);
+    // One descriptor gives one passphrase, whatever else it holds.
+    let both = ["passphrase", "safe.key", "--passphrase-fd", "0", "--new-passphrase-fd", "0"];
+    alone(&place, &both, b"correct horse").failed(2, "--passphrase-fd and --new-passphrase-fd name one descriptor");
+    assert_eq!(text(&place, "safe.key"), safe);
+    // Other names keep what the file held.
+    fs::hard_link(place.path("alice.key"), place.path("other")).unwrap();
+    let ran = alone(&place, &["passphrase", "alice.key", "--new-passphrase-file", "new"], b"");
+    assert!(ran.code == 0 && ran.err.contains("warning: alice.key has other names (hard links: 1)"), "{}", ran.err);
+    assert_eq!(text(&place, "other"), plain);
 }
 
 /// While the program waits for its input, of a key that it has read there is no string left, nor of the passphrase.

@@ -18,8 +18,8 @@ use super::{
     replace::Identity,
 };
 use crate::keys::{
-    KeyError, PASSPHRASE_MAX, Passphrase, PassphraseError, ProtectError, SecretKey, change_passphrase, protected_from_key_file,
-    secret_key_from_key_file,
+    KeyError, PASSPHRASE_MAX, Passphrase, PassphraseError, ProtectError, SecretKey, change_passphrase, has_key_beside,
+    protected_from_key_file, secret_key_from_key_file,
 };
 
 /// Bytes that are read for a passphrase: the longest, the end of its line, and one that is too many.
@@ -229,7 +229,11 @@ fn read_line(terminal: &mut File) -> io::Result<Zeroizing<Vec<u8>>> {
 pub(super) fn run(args: &PassphraseArgs) -> Result<(), Failure> {
     let path = &args.keyfile;
     let about = |error: Failure| error.about(show(path));
-    let before = Identity::of(&fs::metadata(path).map_err(|error| Failure::io(show(path), &error))?);
+    if args.from.passphrase_fd.is_some() && args.from.passphrase_fd == args.new_passphrase_fd {
+        return Err(Failure::usage("--passphrase-fd and --new-passphrase-fd name one descriptor, which gives one passphrase"));
+    }
+    let meta = fs::metadata(path).map_err(|error| Failure::io(show(path), &error))?;
+    let before = Identity::of(&meta);
     let content = read_key_file(path)?;
     let is_protected = match secret_key_from_key_file(&content, None) {
         Err(KeyError::Protected) => true,
@@ -237,6 +241,12 @@ pub(super) fn run(args: &PassphraseArgs) -> Result<(), Failure> {
     };
     if args.remove && !is_protected {
         return Err(about(Failure::usage("it has no passphrase")));
+    }
+    // Told before anything is asked: under a passphrase, it would still be there for all to read.
+    if !args.remove && has_key_beside(&content).map_err(|error| about(error.into()))? {
+        return Err(about(Failure::usage(
+            "a secret key stands in its comments too, and would stay there without a passphrase; take it out first",
+        )));
     }
     let old = match is_protected {
         true => Some(old_passphrase(args, &content, &before)?),
@@ -256,8 +266,22 @@ pub(super) fn run(args: &PassphraseArgs) -> Result<(), Failure> {
         "protected with the new passphrase"
     };
     note(&format!("{}: {now}", show(path)));
+    warn_of_other_names(path, &meta);
     Ok(())
 }
+
+/// Other names of the file that was replaced still lead to what it held.
+#[cfg(unix)]
+fn warn_of_other_names(path: &Path, before: &fs::Metadata) {
+    let names = std::os::unix::fs::MetadataExt::nlink(before);
+    if names > 1 {
+        let others = names - 1;
+        note(&format!("warning: {} has other names (hard links: {others}), under which the key is as it was", show(path)));
+    }
+}
+
+#[cfg(not(unix))]
+fn warn_of_other_names(_: &Path, _: &fs::Metadata) {}
 
 /// The passphrase as it is, tried before a new one is asked for.
 fn old_passphrase(args: &PassphraseArgs, content: &str, file: &Identity) -> Result<Passphrase, Failure> {
