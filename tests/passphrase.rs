@@ -16,6 +16,7 @@ use nix::{
 };
 use program::{PROGRAM, Place, Ran, mode};
 use rustix::process::{Pid, Signal, kill_process};
+use sealwire::Cmk;
 
 mod program;
 
@@ -52,6 +53,13 @@ fn detached(place: &Place, args: &[&str]) -> Command {
     command.arg("--wait").arg(PROGRAM).args(args).current_dir(place.path("."));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// What bash makes of a script, without a terminal.
+fn shell(place: &Place, script: &str) -> Ran {
+    let mut command = Command::new("setsid");
+    command.args(["--wait", "bash", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
+    Ran::of(command.stdin(Stdio::null()).output().unwrap())
 }
 
 /// A terminal of its own, with a shell command that was started from it.
@@ -171,11 +179,7 @@ fn a_protected_key_does_all_that_a_key_does() {
 fn passphrases_from_files_and_descriptors() {
     let (place, recipient) = protected();
     place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
-    let shell = |script: &str| {
-        let mut command = Command::new("setsid");
-        command.args(["--wait", "bash", "-c", &script.replace("sealwire", PROGRAM)]).current_dir(place.path("."));
-        Ran::of(command.stdin(Stdio::null()).output().unwrap())
-    };
+    let shell = |script: &str| shell(&place, script);
     for script in [
         "sealwire open -k safe.key --passphrase-fd 3 3< pass < sealed",
         "cat pass | sealwire open -k safe.key --passphrase-fd 0 sealed",
@@ -202,6 +206,38 @@ fn passphrases_from_files_and_descriptors() {
         let ran = alone(&place, &["open", "-k", &argument], b"").failed(2, "a secret key stands among the arguments");
         assert!(!ran.err.to_uppercase().contains("SW-PROTECTED-KEY-1Q"), "{}", ran.err);
     }
+}
+
+/// No command writes over what holds the passphrase or a key that it reads, by whatever name or descriptor.
+#[test]
+fn no_output_takes_the_place_of_a_secret() {
+    let (place, recipient) = protected();
+    assert_eq!(place.run(["keygen", "--sender", "--passphrase-file", "pass", "-o", "me.key"], b"").code, 0);
+    place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
+    fs::hard_link(place.path("pass"), place.path("hard")).unwrap();
+    let names = ["pass", "hard", "safe.key", "me.key"];
+    let before = names.map(|name| place.read(name));
+    let seal = format!("sealwire seal -r {recipient} --sign-with me.key --force");
+    let rewrap = format!("sealwire rewrap -k safe.key --add {} --force", place.recipient);
+    for (script, said) in [
+        ("sealwire open -k safe.key --passphrase-fd 3 --force -o pass sealed 3< pass".into(), "/dev/fd/3 holds a passphrase"),
+        ("sealwire open -k safe.key --passphrase-fd 0 --force -o hard sealed < pass".into(), "/dev/fd/0 holds a passphrase"),
+        ("sealwire open -k safe.key --passphrase-file /dev/fd/5 --force -o pass sealed 5< pass".into(), "holds a passphrase"),
+        (format!("{seal} --passphrase-fd 3 -o pass sealed 3< pass"), "/dev/fd/3 holds a passphrase"),
+        (format!("{seal} --passphrase-fd 3 -o new --detached pass sealed 3< hard"), "/dev/fd/3 holds a passphrase"),
+        (format!("{seal} --passphrase-file pass -o new --detached hard sealed"), "pass holds a passphrase"),
+        (format!("{seal} --passphrase-file pass -o new --detached me.key sealed"), "me.key holds a key"),
+        (format!("{rewrap} --passphrase-fd 3 -o pass sealed 3< pass"), "/dev/fd/3 holds a passphrase"),
+        (format!("{rewrap} --passphrase-file pass -o hard sealed"), "pass holds a passphrase"),
+        (format!("{rewrap} --passphrase-file pass -o safe.key sealed"), "safe.key holds a key"),
+    ] {
+        shell(&place, &script).failed(2, said);
+        assert_eq!(names.map(|name| place.read(name)), before, "{script}");
+    }
+    assert!(!place.path("new").exists());
+    // A pipe is nobody's output.
+    let piped = shell(&place, "cat pass | sealwire open -k safe.key --passphrase-fd 0 --force -o opened sealed").silent();
+    assert_eq!((piped.code, place.read("opened")), (0, b"payload".to_vec()));
 }
 
 /// The string of any data that a protected key could have.
@@ -355,6 +391,161 @@ fn a_signal_leaves_the_terminal_as_it_was() {
     assert!(alone(&place, &["recipient", "safe.key", "--passphrase-file", "pass"], b"").code == 0);
 }
 
+/// Two that ask on one terminal take turns: neither shows what is typed for the other, and it is left as it was.
+#[test]
+fn one_asks_at_a_time() {
+    let (place, recipient) = protected();
+    private(&place, "beta", "battery staple\n");
+    assert_eq!(place.run(["keygen", "--sender", "--passphrase-file", "beta", "-o", "me.key"], b"").code, 0);
+    place.write("sealed", &place.run(["seal", "-r", &recipient], b"payload").silent().out);
+    for redirected in ["", "2> errors"] {
+        let script = format!(
+            "(sealwire open -k safe.key sealed | sealwire seal -r {} --sign-with me.key > again) {redirected}",
+            place.recipient
+        );
+        let mut terminal = Terminal::run(&place, &script);
+        for turn in 0..2 {
+            // Whichever comes first.
+            let until = Instant::now() + PATIENCE;
+            while !terminal.screen.ends_with(": ") && Instant::now() < until {
+                let Ok(more) = terminal.said.recv_timeout(PATIENCE) else { break };
+                terminal.screen.push_str(&String::from_utf8(more).unwrap());
+            }
+            // As long as the other would need to ask too.
+            std::thread::sleep(Duration::from_millis(300));
+            assert_eq!(terminal.screen.matches("Passphrase of").count(), turn + 1, "{:?}", terminal.screen);
+            assert!(!terminal.echoes());
+            let of_safe = terminal.screen.ends_with("Passphrase of safe.key: ");
+            terminal.screen.push('\n');
+            terminal.types(if of_safe { "correct horse\n" } else { "battery staple\n" });
+        }
+        let (code, screen) = terminal.ends();
+        assert!(code == 0 && !screen.contains("horse") && !screen.contains("staple"), "{screen}");
+        assert_eq!(place.run(["open", "-k", "alice.key", "again"], b"").silent().out, b"payload");
+    }
+}
+
+/// Ctrl-Z does not stop the program while it asks; stopped by others, it shows nothing when it goes on.
+#[test]
+fn a_prompt_outlives_being_stopped() {
+    use nix::sys::termios::{SetArg, SpecialCharacterIndices, tcsetattr};
+    let (place, recipient) = protected();
+    let mut terminal = Terminal::run(&place, "exec sealwire recipient safe.key");
+    let before = tcgetattr(&terminal.slave).unwrap();
+    terminal.shows("Passphrase of safe.key: ");
+    let asking = tcgetattr(&terminal.slave).unwrap();
+    let key = |modes: &nix::sys::termios::Termios| modes.control_chars[SpecialCharacterIndices::VSUSP as usize];
+    assert_eq!((key(&before), key(&asking)), (0x1a, 0));
+    // The shell takes the terminal meanwhile, and leaves it as it likes it.
+    let program = Pid::from_child(&terminal.child);
+    kill_process(program, Signal::STOP).unwrap();
+    tcsetattr(&terminal.slave, SetArg::TCSANOW, &before).unwrap();
+    assert!(terminal.echoes());
+    kill_process(program, Signal::CONT).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while terminal.echoes() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!terminal.echoes() && key(&tcgetattr(&terminal.slave).unwrap()) == 0);
+    terminal.types("correct horse\n");
+    let slave = terminal.slave.try_clone().unwrap();
+    let (code, screen) = terminal.ends();
+    assert!(code == 0 && screen.contains(&recipient) && !screen.contains("horse"), "{screen}");
+    assert_eq!(key(&tcgetattr(&slave).unwrap()), 0x1a);
+}
+
+/// What a passphrase would not cover is told: a key in a comment, before anything is done, and other names of the file.
+#[test]
+fn what_stays_bare_is_told() {
+    let (place, _) = protected();
+    private(&place, "new", "battery staple");
+    let plain = text(&place, "alice.key");
+    let key = plain.lines().last().unwrap();
+    let pem = Cmk::from_text(key).unwrap().to_pem().unwrap().replace('\n', "\n# ");
+    let safe = text(&place, "safe.key");
+    let age = "AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0";
+    for content in [
+        format!("{plain}# {key}\n"),
+        format!("# old: {}\n{plain}", key.to_lowercase()),
+        format!("# {age}\n{plain}"),
+        format!("# {pem}\n{plain}"),
+        format!("# {key}\n{safe}"),
+    ] {
+        private(&place, "beside.key", &content);
+        let args = ["passphrase", "beside.key", "--passphrase-file", "pass", "--new-passphrase-file", "new"];
+        alone(&place, &args, b"").failed(2, "beside.key: a secret key stands in its comments too");
+        assert_eq!(text(&place, "beside.key"), content);
+    }
+    // Where the passphrase is taken off there is nothing to hide.
+    assert_eq!(alone(&place, &["passphrase", "beside.key", "--passphrase-file", "pass", "--remove"], b"").code, 0);
+    // One descriptor gives one passphrase, whatever else it holds.
+    let both = ["passphrase", "safe.key", "--passphrase-fd", "0", "--new-passphrase-fd", "0"];
+    alone(&place, &both, b"correct horse").failed(2, "--passphrase-fd and --new-passphrase-fd name one descriptor");
+    assert_eq!(text(&place, "safe.key"), safe);
+    // Other names keep what the file held.
+    fs::hard_link(place.path("alice.key"), place.path("other")).unwrap();
+    let ran = alone(&place, &["passphrase", "alice.key", "--new-passphrase-file", "new"], b"");
+    assert!(ran.code == 0 && ran.err.contains("warning: alice.key has other names (hard links: 1)"), "{}", ran.err);
+    assert_eq!(text(&place, "other"), plain);
+}
+
+/// While the program waits for its input, of a key that it has read there is no string left, nor of the passphrase.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_string_of_a_key_stays_in_memory() {
+    let place = Place::new();
+    const WORDS: &str = "unmistakable-words-of-a-passphrase";
+    private(&place, "pass", WORDS);
+    private(&place, "age.key", "AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0\n");
+    assert_eq!(place.run(["keygen", "--sender", "-o", "me.key"], b"").code, 0);
+    assert_eq!(place.run(["keygen", "--pq", "-o", "pq.key"], b"").code, 0);
+    let signs = ["seal", "-r", &place.recipient, "--sign-with"];
+    for (name, command) in
+        [("alice.key", &["open", "-k"][..]), ("pq.key", &["open", "-k"]), ("me.key", &signs), ("age.key", &["open", "-k"])]
+    {
+        // The part behind what it begins with, and before the end, which is read alike in all of them.
+        let string = text(&place, name).lines().last().unwrap().to_owned();
+        let secret = string.rsplit_once('1').unwrap().1.get(8..40).unwrap().to_owned();
+        for protect in [false, true] {
+            if protect {
+                assert_eq!(alone(&place, &["passphrase", name, "--new-passphrase-file", "pass"], b"").code, 0);
+            }
+            rustix::fs::mknodat(rustix::fs::CWD, place.path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+            let mut child = place.command(command.iter().chain(&[name, "--passphrase-file", "pass", "-o", "out", "fifo"]));
+            let mut child = child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            // It opens its input when it has read its keys, and this waits for it.
+            let input = File::options().write(true).open(place.path("fifo")).unwrap();
+            let memory = memory_of(child.id());
+            let times = |needle: &str| memory.windows(needle.len()).filter(|part| *part == needle.as_bytes()).count();
+            assert!(times(name) > 0, "the scan finds what is there");
+            let found = [&secret[..], &secret.to_lowercase(), WORDS].map(times);
+            assert_eq!(found, [0; 3], "{name}, {}", if protect { "protected" } else { "plain" });
+            drop(input);
+            child.wait().unwrap();
+            fs::remove_file(place.path("fifo")).unwrap();
+            let _ = fs::remove_file(place.path("out"));
+        }
+    }
+}
+
+/// All that a process could write to.
+#[cfg(target_os = "linux")]
+fn memory_of(process: u32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+    let mut all = Vec::new();
+    for line in fs::read_to_string(format!("/proc/{process}/maps")).unwrap().lines() {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut part = vec![0; (end - start) as usize];
+        if rest.starts_with("rw") && memory.read_exact_at(&mut part, start).is_ok() {
+            all.append(&mut part);
+        }
+    }
+    all
+}
+
 #[test]
 fn a_passphrase_is_put_on_changed_and_taken_off() {
     let place = Place::new();
@@ -414,9 +605,86 @@ fn a_passphrase_is_put_on_changed_and_taken_off() {
     alone(&place, &["passphrase", "nowhere", "--new-passphrase-file", "two"], b"").failed(7, "nowhere");
 }
 
+/// Where the passphrase is what the key file holds, nobody would have it once the file is replaced.
+#[test]
+fn a_key_file_is_no_passphrase() {
+    let (place, _) = protected();
+    fs::copy(place.path("alice.key"), place.path("copy")).unwrap();
+    fs::hard_link(place.path("alice.key"), place.path("hard")).unwrap();
+    std::os::unix::fs::symlink("alice.key", place.path("soft")).unwrap();
+    // A name tells nothing: what was opened is one line, and would do.
+    let one_line = text(&place, "alice.key").lines().last().unwrap().to_owned();
+    private(&place, "line.key", &one_line);
+    private(&place, "lower", &one_line.to_lowercase());
+    private(&place, "two-lines", "correct horse\nbattery staple\n");
+    let shell = |script: &str| shell(&place, script);
+    let names = ["alice.key", "line.key", "safe.key"];
+    let before = names.map(|name| place.read(name));
+    for (script, said) in [
+        ("sealwire passphrase alice.key --new-passphrase-file alice.key", "alice.key is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-file hard", "hard is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-file soft", "soft is the key file itself"),
+        ("sealwire passphrase soft --new-passphrase-file alice.key", "alice.key is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-fd 3 3< alice.key", "/dev/fd/3 is the key file itself"),
+        ("sealwire passphrase alice.key --new-passphrase-fd 0 < hard", "/dev/fd/0 is the key file itself"),
+        ("sealwire passphrase safe.key --passphrase-file pass --new-passphrase-file safe.key", "safe.key is the key file itself"),
+        ("sealwire passphrase safe.key --passphrase-file safe.key --new-passphrase-file pass", "safe.key is the key file itself"),
+        ("sealwire passphrase safe.key --passphrase-fd 3 --remove 3< safe.key", "/dev/fd/3 is the key file itself"),
+        // The same content from elsewhere.
+        (
+            "sealwire passphrase alice.key --new-passphrase-file copy",
+            "copy: there is a secret key where the passphrase should be",
+        ),
+        ("sealwire passphrase line.key --new-passphrase-fd 0 < <(cat line.key)", "there is a secret key where the passphrase"),
+        ("sealwire passphrase line.key --new-passphrase-file lower", "there is a secret key where the passphrase"),
+        ("tail -n 1 safe.key | sealwire passphrase line.key --new-passphrase-fd 0", "there is a secret key where the passphrase"),
+        ("sealwire passphrase alice.key --new-passphrase-file two-lines", "the passphrase has more than one line"),
+        ("sealwire keygen --passphrase-file two-lines -o new.key", "two-lines: the passphrase has more than one line"),
+    ] {
+        shell(script).failed(2, said);
+        assert_eq!(names.map(|name| place.read(name)), before, "{script}");
+    }
+    assert!(!place.path("new.key").exists());
+}
+
 /// `protected-cmk` of spec/vectors/keys.json, which costs little: under "correct horse".
 const CHEAP: &str = "SW-PROTECTED-KEY-1QYQQQQQPQQQQQZQP5ZS69GAY5KN2029F4246ETDW4LWFA0ZLPFDY2KRMHLM3EUJRGV9VPUMZM2PFVM6VAYFXSDH243E4JAVXKVWT56A3HNXRPP48MUAHVNTGG2PLEE3MW0TAQYLAJ3VGK5NW22PSN6722WM9CENPRZDD3NWNG4THQ0YZK6JZ4M5A7N046GGMA7NU7C2XSWD92HGA48YNF52L6JUUTFJM8ZX50DQK8PK25JQ27QFA4W";
 const ITS_KEY: &str = "SW-SECRET-CMK-1QQSPZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYG3ZYGE7FA0L";
+
+/// A new key file gets its name when it is whole: nobody finds an empty one, which would be in the way of the next.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_new_key_file_is_whole() {
+    use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+    let (place, _) = protected();
+    fs::create_dir(place.path("w")).unwrap();
+    for more in [&[][..], &["--sender"], &["--pq"], &["--passphrase-file", "pass"]] {
+        let watch = init(CreateFlags::NONBLOCK).unwrap();
+        add_watch(&watch, place.path("w"), WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO).unwrap();
+        assert_eq!(place.run([&["keygen", "-o", "w/new.key"], more].concat(), b"").code, 0);
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let (mut events, mut seen) = (Reader::new(&watch, &mut buffer), Vec::new());
+        while let Ok(event) = events.next() {
+            if event.file_name().is_some_and(|name| name.to_bytes() == b"new.key") {
+                seen.push(event.events());
+            }
+        }
+        assert!(seen == [ReadFlags::MOVED_TO] || seen == [ReadFlags::CREATE], "{seen:?}");
+        assert_eq!((place.names("w"), mode(&place.path("w/new.key"))), (vec!["new.key".to_owned()], 0o600));
+        fs::remove_file(place.path("w/new.key")).unwrap();
+    }
+    // What is there stays, and so does what a link that leads nowhere names.
+    std::os::unix::fs::symlink("nowhere", place.path("w/link")).unwrap();
+    place.run(["keygen", "-o", "w/link"], b"").failed(2, "never overwritten");
+    place.run(["keygen", "-o", "w/none/new.key"], b"").failed(7, "w/none/new.key");
+    assert_eq!(place.names("w"), ["link"]);
+    // No room for it: nothing is left.
+    let script = format!("ulimit -f 0; exec {PROGRAM} keygen -o w/full.key");
+    let ran =
+        Ran::of(Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).stdin(Stdio::null()).output().unwrap());
+    ran.failed(7, "w/full.key");
+    assert_eq!(place.names("w"), ["link"]);
+}
 
 /// Whatever ends the command, the key file holds the key: as it was, or as it is to be.
 #[test]

@@ -891,7 +891,7 @@ fn key_vectors(reference: &mut Reference) -> Result<(), Failed> {
 fn protected_keys(reference: &mut Reference) -> Result<(), Failed> {
     use sealwire::keys::{Passphrase, Protected, SecretKey};
     let mut rng = TestRng::new(15);
-    for text in ["x", "correct horse battery staple", "p\u{e4}ss\u{1f511} \n", &"z".repeat(1024)] {
+    for text in ["x", "correct horse battery staple", "p\u{e4}ss\u{1f511} \t", &"z".repeat(1024)] {
         let secret = rng.bytes(32).try_into().unwrap_or_default();
         let (passphrase, pass) = (Passphrase::new(text)?, hex(text.as_bytes()));
         for key in [SecretKey::from(Cmk::from_x25519(&secret)), SenderKey::from_ed25519(&secret).into()] {

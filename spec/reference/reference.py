@@ -640,6 +640,8 @@ def read_key(string, passphrase=None):            # answers kind, key and kem, w
 
 def stretch(passphrase, salt, t, m, p):           # 12.6: answers key and commitment
     refuse_if(passphrase is None or not 1 <= len(passphrase) <= 1024, "usage", "[PASS-5] no passphrase")
+    no_passphrase = re.search(rb"[\r\n]|sw-secret-|sw-protected-key-1|age-secret-key-", passphrase, re.IGNORECASE)
+    refuse_if(no_passphrase, "usage", "[PASS-5] lines, or a key")
     okm = Argon2id(salt=salt, length=64, iterations=t, lanes=p, memory_cost=m).derive(passphrase)
     return okm[:32], okm[32:]
 def write_protected(string, passphrase, t=3, m=65_536, p=4):

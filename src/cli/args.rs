@@ -115,7 +115,7 @@ pub(crate) struct PassphraseFrom {
     /// Read the passphrase of protected key files from a file, instead of asking on the terminal
     #[arg(long, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
-    /// Read it from an open descriptor, up to its end
+    /// Read it from an open descriptor: a pipe up to its end, a file from its start
     #[arg(long, value_name = "N", conflicts_with = "passphrase_file")]
     pub(crate) passphrase_fd: Option<u16>,
 }
@@ -132,7 +132,7 @@ pub(crate) struct PassphraseArgs {
     /// Read the new passphrase from a file
     #[arg(long, value_name = "FILE", conflicts_with = "remove")]
     pub(crate) new_passphrase_file: Option<PathBuf>,
-    /// Read it from an open descriptor, up to its end
+    /// Read it from an open descriptor: a pipe up to its end, a file from its start
     #[arg(long, value_name = "N", conflicts_with_all = ["remove", "new_passphrase_file"])]
     pub(crate) new_passphrase_fd: Option<u16>,
 }

@@ -14,9 +14,9 @@ struct Making {
     doomed: Vec<PathBuf>,
     /// Whether something is taking its place: what was there before is gone, and it would be wrong to say that nothing was done.
     finishing: bool,
-    /// A terminal that does not show what is typed, and how it was before.
+    /// A terminal that does not show what is typed.
     #[cfg(unix)]
-    unseen: Option<(fs::File, rustix::termios::Termios)>,
+    unseen: Option<Changed>,
 }
 
 /// Tells a server that it is to end; there is one where [`graceful`] was asked for.
@@ -65,6 +65,28 @@ impl Drop for Doomed {
     }
 }
 
+/// How a terminal was, and how it is while it does not show what is typed.
+#[cfg(unix)]
+struct Changed {
+    terminal: fs::File,
+    before: rustix::termios::Termios,
+    now: rustix::termios::Termios,
+}
+
+/// What stands for no key at all among a terminal's.
+#[cfg(unix)]
+const NO_KEY: u8 = if cfg!(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)) {
+    0xff
+} else {
+    0
+};
+
 /// A terminal that does not show what is typed, until this is dropped or a signal comes. There is one at a time.
 #[cfg(unix)]
 pub(super) struct Unseen;
@@ -72,15 +94,21 @@ pub(super) struct Unseen;
 #[cfg(unix)]
 impl Unseen {
     pub(super) fn on(terminal: &fs::File) -> io::Result<Self> {
-        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
         let kept = terminal.try_clone()?;
         let before = tcgetattr(terminal)?;
         let mut now = before.clone();
         now.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
+        // Stopped, it would leave the shell a terminal that shows nothing, and go on with one that shows the passphrase.
+        now.special_codes[SpecialCodeIndex::VSUSP] = NO_KEY;
+        #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+        {
+            now.special_codes[SpecialCodeIndex::VDSUSP] = NO_KEY;
+        }
         // Held while it changes: a signal waits, and finds what to put right. What was typed before the question is no answer.
         let mut making = making();
         tcsetattr(terminal, OptionalActions::Flush, &now)?;
-        making.unseen = Some((kept, before));
+        making.unseen = Some(Changed { terminal: kept, before, now });
         Ok(Self)
     }
 }
@@ -96,9 +124,16 @@ impl Drop for Unseen {
 impl Making {
     /// A terminal shows again what is typed. What was typed and not read was meant for us, and is thrown away.
     fn show(&mut self) {
-        if let Some((terminal, before)) = self.unseen.take() {
+        if let Some(Changed { terminal, before, .. }) = self.unseen.take() {
             // There is nobody to tell.
             let _ = rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Flush, &before);
+        }
+    }
+
+    /// It shows nothing again, after it was somebody else's while the program was stopped.
+    fn hide(&self) {
+        if let Some(Changed { terminal, now, .. }) = &self.unseen {
+            let _ = rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Flush, now);
         }
     }
 }
@@ -145,6 +180,8 @@ fn listening() -> io::Result<(tokio::runtime::Runtime, Signals)> {
 #[cfg(unix)]
 struct Signals {
     ending: [(i32, tokio::signal::unix::Signal); 4],
+    /// Stopped and gone on with, which a shell does.
+    continued: tokio::signal::unix::Signal,
     /// A file that may not grow further is an error of the write then, like a full disk, and no end of the program.
     _kept: tokio::signal::unix::Signal,
 }
@@ -156,12 +193,16 @@ impl Signals {
         let of = |kind: SignalKind| Ok::<_, io::Error>((kind.as_raw_value(), signal(kind)?));
         let ending =
             [of(SignalKind::hangup())?, of(SignalKind::interrupt())?, of(SignalKind::quit())?, of(SignalKind::terminate())?];
-        Ok(Self { ending, _kept: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))? })
+        let other = |number: rustix::process::Signal| signal(SignalKind::from_raw(number.as_raw()));
+        Ok(Self { ending, continued: other(rustix::process::Signal::CONT)?, _kept: other(rustix::process::Signal::XFSZ)? })
     }
 
     /// The number of the next one.
     async fn next(&mut self) -> i32 {
         std::future::poll_fn(|cx| {
+            while self.continued.poll_recv(cx).is_ready() {
+                making().hide();
+            }
             let came = self.ending.iter_mut().find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
             came.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
         })

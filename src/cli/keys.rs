@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Write},
     path::Path,
 };
@@ -12,9 +12,11 @@ use zeroize::Zeroizing;
 use super::{
     Failure,
     args::{From, KeygenArgs, Keys, PassphraseFrom, RecipientArgs, Recipients},
+    cleanup::finishing,
     fail::{note, print_line, show},
     io::is_dash,
     passphrase::Passphrases,
+    replace::{folder_of, new_temporary, sync_folder},
     report::utc,
 };
 use crate::{
@@ -88,21 +90,18 @@ pub(super) fn recipient(args: &RecipientArgs) -> Result<(), Failure> {
     print_line(&public_half(&key))
 }
 
-/// Writes a new file that only its owner can read; leaves nothing behind when that fails.
+/// Writes a new file that only its owner can read; it appears whole and on the disk, or not at all.
 fn write_key_file(path: &Path, content: &str) -> Result<(), Failure> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(|error| match error.kind() {
+    let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => never_over(path),
         _ => Failure::io(show(path), &error),
-    })?;
-    file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {
-        // What could not be written whole is no key; the error that matters is the first.
-        let _ = fs::remove_file(path);
-        Failure::io(show(path), &error)
-    })
+    };
+    // Its name belongs in no message.
+    let (mut file, _doomed) = new_temporary(folder_of(path)).map_err(|error| failed(error.kind().into()))?;
+    file.write_all(content.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    finishing();
+    file.persist_noclobber(path).map_err(|error| failed(error.error))?;
+    sync_folder(folder_of(path)).map_err(failed)
 }
 
 pub(super) fn read_keyring(keys: &Keys) -> Result<Keyring, Failure> {

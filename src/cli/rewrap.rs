@@ -10,7 +10,7 @@ use super::{
     Failure,
     args::{OutputArgs, RewrapArgs},
     fail::{Code, note, show},
-    io::{Output, Source, is_dash},
+    io::{Output, Source, check_keys_apart, check_passphrase_apart, is_dash},
     keys::{read_keyring, recipients_named},
     replace::{Identity, Parked},
 };
@@ -48,6 +48,11 @@ pub(super) fn run(args: &RewrapArgs) -> Result<(), Failure> {
         return Err(Failure::usage("-o takes one FILE; without -o each is rewritten in place"));
     }
     let keyring = read_keyring(&args.keys)?;
+    let lists: Vec<PathBuf> = args.add.iter().chain(&args.remove).map(PathBuf::from).collect();
+    if args.output.output.is_some() {
+        check_keys_apart(args.keys.keys.iter().chain(&lists), &args.output)?;
+        check_passphrase_apart(&args.keys.passphrase, &args.output)?;
+    }
     rewrap_all(&args.files, |file| rewrap_file(file, &args.output, &keyring, &change))
 }
 

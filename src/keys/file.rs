@@ -168,6 +168,20 @@ pub(super) fn only_key(content: &str) -> Result<&str, KeyError> {
     Ok(key.trim())
 }
 
+/// Whether a secret key that is under no passphrase stands in a key file beside its key: in a comment.
+///
+/// # Errors
+/// [`KeyError`], when there is no one key in it.
+#[cfg(feature = "cli")]
+pub(crate) fn has_key_beside(content: &str) -> Result<bool, KeyError> {
+    let key = only_key(content)?;
+    let at = key.as_ptr().addr() - content.as_ptr().addr();
+    let parts = [content.get(..at), content.get(at + key.len()..)];
+    let marks = ["sw-secret-", "age-secret-key-", "PRIVATE KEY-----"].map(str::as_bytes);
+    let stands = |mark: &[u8], part: &str| part.as_bytes().windows(mark.len()).any(|bytes| bytes.eq_ignore_ascii_case(mark));
+    Ok(parts.into_iter().flatten().any(|part| marks.iter().any(|mark| stands(mark, part))))
+}
+
 /// The same key file with another key in the place of its key.
 #[cfg(feature = "passphrase")]
 pub(super) fn replace_key(content: &str, key: &str) -> Result<Zeroizing<String>, KeyError> {

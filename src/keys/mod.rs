@@ -20,6 +20,8 @@ pub use cmk::{Cmk, DecapsulateError, Decapsulator};
 pub use data_key::DataKey;
 pub use dek::Dek;
 pub use error::{KeyError, ProtectionError};
+#[cfg(feature = "cli")]
+pub(crate) use file::has_key_beside;
 pub use file::{
     KEY_FILE_MAX, Listed, cmk_from_key_file, cmk_to_key_file, is_key_string, recipient_from_text, recipients_from_list,
     sender_from_text, sender_key_from_key_file, sender_key_to_key_file, senders_from_list,

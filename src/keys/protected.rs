@@ -45,7 +45,7 @@ pub const PROTECTED_TEXT_MAX: usize = 1024;
 /// Bytes of the longest passphrase.
 pub const PASSPHRASE_MAX: usize = 1024;
 
-/// A passphrase: its bytes as they were given, from 1 to [`PASSPHRASE_MAX`]. Wiped when dropped; never printed.
+/// A passphrase: its bytes as they were given, from 1 to [`PASSPHRASE_MAX`], on one line. Wiped when dropped; never printed.
 pub struct Passphrase(Zeroizing<String>);
 
 /// What is no passphrase. Never holds any of it.
@@ -58,6 +58,12 @@ pub enum PassphraseError {
     /// Longer than [`PASSPHRASE_MAX`].
     #[error("the passphrase is longer than {PASSPHRASE_MAX} bytes")]
     TooLong,
+    /// It has a line feed or a carriage return, as a file has that was named by mistake.
+    #[error("the passphrase has more than one line")]
+    Lines,
+    /// The string of a secret key begins in it.
+    #[error("there is a secret key where the passphrase should be")]
+    Key,
     /// Not UTF-8.
     #[error("the passphrase is no text (UTF-8)")]
     NotText,
@@ -67,11 +73,14 @@ impl Passphrase {
     /// A passphrase of these characters. Nothing is normalised. Wipe your own copy.
     ///
     /// # Errors
-    /// [`PassphraseError::Empty`], [`PassphraseError::TooLong`].
+    /// [`PassphraseError`].
     pub fn new(text: &str) -> Result<Self, PassphraseError> {
         // [PASS-5]
         match text.len() {
             0 => Err(PassphraseError::Empty),
+            // A key's string is told before its lines are: it is what has gone wrong.
+            _ if text::names_secret(text.as_bytes()) => Err(PassphraseError::Key),
+            _ if text.contains(['\n', '\r']) => Err(PassphraseError::Lines),
             1..=PASSPHRASE_MAX => Ok(Self(Zeroizing::new(text.to_owned()))),
             _ => Err(PassphraseError::TooLong),
         }
@@ -253,11 +262,11 @@ impl Protected {
         // [PASS-4]
         let no_key = |_| KeyError::Protection(ProtectionError::Content);
         let text = std::str::from_utf8(&text).map_err(|_| KeyError::Protection(ProtectionError::Content))?;
-        let key = SecretKey::from_text(text).map_err(no_key)?;
-        if key.to_text().as_str() != text {
+        // But for its case a key has one string [TXT-4]: none has to be made to compare.
+        if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
             return Err(KeyError::Protection(ProtectionError::Content));
         }
-        Ok(key)
+        SecretKey::from_text(text).map_err(no_key)
     }
 
     /// KiB that Argon2id fills to open it, in all passes: at most [`WORK_MAX`], and 196,608 for what is written here.
@@ -335,7 +344,7 @@ impl FromStr for Protected {
             .map_err(|_| KeyError::Damaged("the checksum does not hold, or a part is missing"))?;
         let data: Vec<u8> = parsed.byte_iter().collect();
         // [TXT-4]
-        if !string(&data).eq_ignore_ascii_case(s) {
+        if !text::is_padded_with_zeros(&parsed) {
             return Err(KeyError::Damaged("its padding is not zero"));
         }
         Self::parse(data)
@@ -547,10 +556,22 @@ mod tests {
         assert_eq!(Passphrase::new("").unwrap_err(), PassphraseError::Empty);
         assert!(Passphrase::new(&"x".repeat(1024)).is_ok());
         assert_eq!(Passphrase::new(&"x".repeat(1025)).unwrap_err(), PassphraseError::TooLong);
-        for (line, text) in [("a\n", "a"), ("a\r\n", "a"), ("a", "a"), ("a\n\n", "a\n"), ("a\r", "a\r"), (" a b ", " a b ")] {
+        for (line, text) in [("a\n", "a"), ("a\r\n", "a"), ("a", "a"), (" a b ", " a b "), ("\u{85}", "\u{85}")] {
             assert!(Passphrase::from_line(line.as_bytes()).unwrap().is_same(&passphrase(text)), "{line:?}");
         }
         assert_eq!(Passphrase::from_line(b"\r\n").unwrap_err(), PassphraseError::Empty);
+        for lines in ["a\n\n", "a\r", "a\nb", "a\rb\n", "\na", "a\r\r\n"] {
+            assert_eq!(Passphrase::from_line(lines.as_bytes()).unwrap_err(), PassphraseError::Lines, "{lines:?}");
+        }
+        let key = cmk().to_text();
+        let protected = protect(&key).to_string();
+        for text in [key.as_str(), &key.to_lowercase(), &protected, "x AGE-SECRET-KEY-1", "sw-secret-", "# c\nSW-SECRET-CMK-1\n"]
+        {
+            assert_eq!(Passphrase::from_line(text.as_bytes()).unwrap_err(), PassphraseError::Key);
+        }
+        for text in ["sw-secret", "sw-protected-key-", "swr1q", "age-secret-key", "swsecret-"] {
+            assert!(Passphrase::new(text).is_ok(), "{text}");
+        }
         assert_eq!(Passphrase::from_line(b"\xff").unwrap_err(), PassphraseError::NotText);
         // One letter, composed or not, is two passphrases.
         assert!(!passphrase("\u{e4}").is_same(&passphrase("a\u{308}")));

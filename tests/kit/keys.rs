@@ -257,6 +257,8 @@ fn protected() -> Vec<KeyString> {
         let passphrase = Some(passphrase.as_bytes().to_vec());
         KeyString { passphrase, ..keeps(name, "PASS-2: another passphrase", of(), Err("passphrase")) }
     };
+    // Made with it all the same: a reader that takes it finds the key.
+    let none = |name, passphrase: &str| keeps(name, "PASS-5", with(passphrase), Err("usage"));
     vec![
         keeps("protected-cmk", "a protected CMK", of(), ok()),
         keeps("protected-sender", "a protected sender's key", Protected::of(&sender), Ok(sender.clone())),
@@ -266,11 +268,18 @@ fn protected() -> Vec<KeyString> {
         keeps("protected-memory", "memory that the lanes do not divide", costs(2, 67, 4), ok()),
         keeps("passphrase-1-byte", "PASS-5", with("x"), ok()),
         keeps("passphrase-1024-bytes", "PASS-5", with(&"x".repeat(1024)), ok()),
-        keeps("passphrase-blank", "PASS-5: blanks and line ends are bytes", with(" \r\n"), ok()),
+        keeps("passphrase-blank", "PASS-5: blanks are bytes", with(" \t "), ok()),
         keeps("passphrase-zero", "PASS-5: so is zero", with("\0"), ok()),
         keeps("passphrase-composed", "nothing is normalised", with("\u{e4}"), ok()),
         wrong("passphrase-case", "Correct horse"),
-        wrong("passphrase-and-a-line-end", "correct horse\n"),
+        wrong("passphrase-and-a-blank", "correct horse "),
+        none("passphrase-empty", ""),
+        none("passphrase-1025-bytes", &"x".repeat(1025)),
+        none("passphrase-and-a-line-end", "correct horse\n"),
+        none("passphrase-and-a-return", "correct\rhorse"),
+        none("passphrase-is-a-key", &cmk),
+        none("passphrase-is-a-key-of-age", "age-secret-key-1"),
+        none("passphrase-is-a-protected-key", "x SW-PROTECTED-KEY-1Q"),
         KeyString {
             passphrase: Some("a\u{308}".into()),
             ..keeps("passphrase-decomposed", "PASS-2: nothing is normalised", with("\u{e4}"), Err("passphrase"))
