@@ -255,6 +255,28 @@ fn on_a_channel() {
     assert!(matches!(cut.next(&mut before), Err(OpenError::Failed)));
 }
 
+/// The codec goes on with the next data key too, on a channel and with messages by themselves.
+#[cfg(feature = "codec")]
+#[test]
+fn through_the_codec() {
+    use sealwire::codec::{CodecError, SealingCodec};
+    use tokio_util::codec::Encoder;
+    let once = Reuse { messages: 1, bytes: u64::MAX, age: Duration::MAX };
+    let sealer = || Sealer::builder().reuse(once).data_key(data_key()).build().unwrap();
+    let channel = SealingCodec::from(ChannelSealer::new(sealer(), Role::Initiator, b""));
+    for mut codec in [channel, SealingCodec::self_contained(sealer())] {
+        let mut out = BytesMut::new();
+        codec.encode("1".into(), &mut out).unwrap();
+        let first = out.len();
+        assert!(matches!(codec.encode("2".into(), &mut out), Err(CodecError::Seal(SealError::DataKeySpent))));
+        assert_eq!(out.len(), first);
+        codec.renew_with(DataKey::from_kms("aws", "next", &[5; 32], b"next blob").unwrap()).unwrap();
+        codec.encode("2".into(), &mut out).unwrap();
+        let (_, block) = DekBlock::parse(&out[first..], &Limits::default()).unwrap();
+        assert_eq!(block.externals.iter().next().unwrap().key_ref, "next");
+    }
+}
+
 /// A connection's sink whose data key is used up loses nothing: it says so, and goes on with the next.
 #[cfg(feature = "codec")]
 #[test]
