@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kit::{Forge, Keys};
 use sealwire::{
     Begun, CachePolicy, ChannelOpener, ChannelSealer, Cmk, DataKey, Dek, KeyError, Keyring, KmsKey, Limits, OpenError, Opener,
@@ -266,12 +266,12 @@ fn through_the_codec() {
     let channel = SealingCodec::from(ChannelSealer::new(sealer(), Role::Initiator, b""));
     for mut codec in [channel, SealingCodec::self_contained(sealer())] {
         let mut out = BytesMut::new();
-        codec.encode("1".into(), &mut out).unwrap();
+        codec.encode(Bytes::from("1"), &mut out).unwrap();
         let first = out.len();
-        assert!(matches!(codec.encode("2".into(), &mut out), Err(CodecError::Seal(SealError::DataKeySpent))));
+        assert!(matches!(codec.encode(Bytes::from("2"), &mut out), Err(CodecError::Seal(SealError::DataKeySpent))));
         assert_eq!(out.len(), first);
         codec.renew_with(DataKey::from_kms("aws", "next", &[5; 32], b"next blob").unwrap()).unwrap();
-        codec.encode("2".into(), &mut out).unwrap();
+        codec.encode(Bytes::from("2"), &mut out).unwrap();
         let (_, block) = DekBlock::parse(&out[first..], &Limits::default()).unwrap();
         assert_eq!(block.externals.iter().next().unwrap().key_ref, "next");
     }
