@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use kit::{Forge, Keys};
 use sealwire::{
     Begun, CachePolicy, ChannelOpener, ChannelSealer, Cmk, DataKey, Dek, KeyError, Keyring, KmsKey, Limits, OpenError, Opener,
@@ -259,6 +259,7 @@ fn on_a_channel() {
 #[cfg(feature = "codec")]
 #[test]
 fn through_the_codec() {
+    use bytes::Bytes;
     use sealwire::codec::{CodecError, SealingCodec};
     use tokio_util::codec::Encoder;
     let once = Reuse { messages: 1, bytes: u64::MAX, age: Duration::MAX };
