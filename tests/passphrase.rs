@@ -705,9 +705,10 @@ fn a_key_is_never_lost() {
     let whole = started.elapsed();
     assert_eq!((text(&place, "w/key"), mode(&place.path("w/key"))), (new.clone(), 0o600));
     let (mut kept, mut changed) = (0, 0);
-    for round in 0..80u32 {
+    // Up to three times as late: the machine may be slower than it was.
+    for round in 0..96u32 {
         let (mut child, _) = start();
-        std::thread::sleep(whole * round / 64);
+        std::thread::sleep(whole * round / 32);
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert!(status.success() || status.signal() == Some(9), "{status}");
