@@ -12,7 +12,7 @@ use crate::{
         SealError,
         block::{Slot, finish_block, hint},
     },
-    wire::{DekBlock, Externals, HintMode, Kem, LimitExceeded, Limits, Options, ParseError, SlotLayout, Slots, len64},
+    wire::{DekBlock, Externals, HintMode, Kem, LimitExceeded, Limits, Options, SlotLayout, Slots, len64},
 };
 
 /// Changes who can read an envelope: its DEK block is written anew, and the rest of it is copied.
@@ -112,10 +112,7 @@ impl Rewrap {
     }
 
     fn parse<'a>(&self, raw: &'a [u8]) -> Result<DekBlock<'a>, RewrapError> {
-        let (inner, block) = DekBlock::parse(raw, &self.limits).map_err(OpenError::from)?;
-        if inner.len() != raw.len() {
-            return Err(OpenError::from(ParseError::TrailingBytes { offset: len64(inner.len()) }).into());
-        }
+        let block = DekBlock::parse_alone(raw, &self.limits).map_err(OpenError::from)?;
         check_built(block.suite).map_err(OpenError::from)?;
         self.check(&block)?;
         Ok(block)

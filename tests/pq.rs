@@ -171,7 +171,7 @@ fn a_peer_has_the_same_hpke() {
         let secret = <XWing as hpke::Kem>::PrivateKey::from_bytes(&seed).unwrap();
         let public = <XWing as hpke::Kem>::PublicKey::from_bytes(&testing::pq::public(&seed)).unwrap();
         let (enc, mut peer_seals) =
-            hpke::setup_sender_with_rng::<A, HkdfSha256, XWing>(&OpModeS::Base, &public, b"info", &mut Fixed(3)).unwrap();
+            hpke::setup_sender_with_rng::<A, HkdfSha256, XWing>(&OpModeS::Base, &public, b"info", &mut kit::Fixed(3)).unwrap();
         let we_open = Hpke::receiver_pq(suite, &seed, &array(&enc.to_bytes()), b"info").unwrap();
         let (enc, we_seal) = Hpke::sender_pq(suite, &[8; 64], &testing::pq::public(&seed), b"info").unwrap();
         let enc = <XWing as hpke::Kem>::EncappedKey::from_bytes(&enc).unwrap();
@@ -201,7 +201,7 @@ fn slots_are_hpke() {
     let mut forge = Forge { options: 0, ..Forge::pq(3, &[]) };
     let public = <XWing as hpke::Kem>::PublicKey::from_bytes(recipient(5).public_key()).unwrap();
     let wrap = hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, XWing>;
-    let (enc, wrapped) = wrap(&OpModeS::Base, &public, &info, &forge.dek, b"", &mut Fixed(9)).unwrap();
+    let (enc, wrapped) = wrap(&OpModeS::Base, &public, &info, &forge.dek, b"", &mut kit::Fixed(9)).unwrap();
     forge.slots = vec![[&[0; 4][..], &enc.to_bytes(), &wrapped].concat()];
     assert_eq!(&open(&forge.envelope(0, 0, b"", b"from a peer"), &with(5)).unwrap().payload[..], b"from a peer");
 }
@@ -603,25 +603,3 @@ fn classical_epochs_can_be_refused() {
     let (got, refused) = read(&[first, renewal].concat());
     assert!(got == 1 && is_classical(&refused.unwrap(), 2), "what came before stays delivered");
 }
-
-/// Bytes that count up, as a generator for the peer.
-struct Fixed(u8);
-
-impl rand::TryRng for Fixed {
-    type Error = std::convert::Infallible;
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        Ok(0x0101_0101)
-    }
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        Ok(0x0101_0101_0101_0101)
-    }
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
-        for byte in out {
-            self.0 = self.0.wrapping_add(1);
-            *byte = self.0;
-        }
-        Ok(())
-    }
-}
-
-impl rand::TryCryptoRng for Fixed {}

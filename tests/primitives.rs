@@ -197,7 +197,7 @@ fn we_open_slots_of_the_hpke_crate() {
     forge.enc = None;
     let cmk = Cmk::from_x25519(&[7; 32]);
     let public = <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(cmk.recipient().public_key()).unwrap();
-    let mut rng = Fixed(3);
+    let mut rng = kit::Fixed(3);
     let (enc, wrapped) = hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
         &OpModeS::Base,
         &public,
@@ -222,7 +222,7 @@ fn contexts_agree_at_every_sequence_number() {
         &OpModeS::Base,
         &<X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(&public).unwrap(),
         b"info",
-        &mut Fixed(3),
+        &mut kit::Fixed(3),
     )
     .unwrap();
     let we_open = testing::Hpke::receiver(SUITE, &[7; 32], &array(&enc.to_bytes()), b"info").unwrap();
@@ -276,27 +276,5 @@ fn a_key_held_elsewhere() {
     assert!(matches!(unavailable, sealwire::OpenError::KeyUnavailable(_)));
     assert!(std::error::Error::source(&unavailable).unwrap().to_string().contains("could not be asked"));
 }
-
-/// Bytes that count up, as a generator for the peer.
-struct Fixed(u8);
-
-impl rand::TryRng for Fixed {
-    type Error = std::convert::Infallible;
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        Ok(0x0101_0101)
-    }
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        Ok(0x0101_0101_0101_0101)
-    }
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
-        for byte in out {
-            self.0 = self.0.wrapping_add(1);
-            *byte = self.0;
-        }
-        Ok(())
-    }
-}
-
-impl rand::TryCryptoRng for Fixed {}
 
 mod kit;

@@ -6,7 +6,7 @@ use super::Role;
 use crate::{
     crypto::{Secret32, proof::Covers},
     keys::Dek,
-    open::{Budgets, Meters, Numbered, OpenError, Opened, Opener, Unlocked},
+    open::{Budgets, Meters, Numbered, OpenError, Opened, Opener, Unlocked, search::count_trial},
     payload::{Segments, ZeroizeAll},
     seal::build_aad,
     wire::{
@@ -357,19 +357,22 @@ impl ChannelOpener {
             Stage::Failed => return Err(OpenError::Failed),
             _ => return Ok(()),
         };
-        let mut trials = self.trials;
-        let supplied = self.opener.clone().try_dek(&mut trials, |_| match self.enter(input, len, Some(dek))? {
-            // The block and the head were there, and are no more.
-            Step::Waits => Err(OpenError::Failed),
-            _ => Ok(()),
-        });
-        self.trials = if supplied.is_ok() { 0 } else { trials };
+        let supplied = self.try_dek(input, len, dek);
         match supplied {
             Err(OpenError::HeaderMac) => self.stage = Stage::NeedsDek(len),
             Err(_) => self.stage = Stage::Failed,
-            Ok(()) => {}
+            Ok(()) => self.trials = 0,
         }
         supplied
+    }
+
+    fn try_dek(&mut self, input: &mut BytesMut, block_len: usize, dek: &Dek) -> Result<(), OpenError> {
+        count_trial(&mut self.trials, self.opener.policy().limits.trials)?;
+        match self.enter(input, block_len, Some(dek))? {
+            // The block and the head were there, and are no more.
+            Step::Waits => Err(OpenError::Failed),
+            _ => Ok(()),
+        }
     }
 
     /// Goes on by one part of a message.

@@ -184,10 +184,15 @@ impl ChannelSealer {
     /// Whether a message of `len` bytes of plaintext has a DEK: asked before anything is done that cannot be taken back.
     #[cfg(feature = "codec")]
     pub(crate) fn check_dek(&self, len: usize) -> Result<(), SealError> {
-        match &self.epoch {
-            Some(epoch) if !self.renew && !self.sealer.is_spent(epoch, len) => Ok(()),
-            _ => self.sealer.check_next_dek(),
-        }
+        self.sealer.check_next_dek().or_else(|spent| match &self.epoch {
+            Some(epoch) if self.goes_on(epoch, len) => Ok(()),
+            _ => Err(spent),
+        })
+    }
+
+    /// Whether a message of `len` bytes of plaintext is sealed under the DEK in use.
+    fn goes_on(&self, epoch: &Epoch, len: usize) -> bool {
+        !self.renew && !self.sealer.is_spent(epoch, len)
     }
 
     /// Gives a message of `len` bytes of plaintext its number. From here on the channel has failed unless all its parts follow.
@@ -263,7 +268,7 @@ impl ChannelSealer {
         };
         // [KEY-4] [CHN-4]
         let next_seq = epoch.next_seq.ok_or(SealError::SequenceExhausted)?;
-        if !self.renew && !self.sealer.is_spent(epoch, len) {
+        if self.goes_on(epoch, len) {
             return Ok((Lead::FollowUp, None));
         }
         // [CHN-7]

@@ -90,7 +90,7 @@ fn is_one_file((one, one_way): (&Path, Way), (other, other_way): (&Path, Way)) -
     }
 }
 
-fn output_path(args: &OutputArgs) -> &Path {
+pub(super) fn output_path(args: &OutputArgs) -> &Path {
     args.output.as_deref().unwrap_or(Path::new("-"))
 }
 
@@ -103,27 +103,17 @@ pub(super) fn check_apart(option: &str, path: &Path, input: &Path, output: &Outp
     Ok(())
 }
 
-/// Refuses an output that is a key file which the command reads.
-pub(super) fn check_keys_apart<'a>(keys: impl IntoIterator<Item = &'a PathBuf>, output: &OutputArgs) -> Result<(), Failure> {
-    check_secrets_apart("a key", keys, output_path(output))
-}
-
-/// Refuses an output that is the file of the passphrase, which a descriptor may be too.
-pub(super) fn check_passphrase_apart(from: &PassphraseFrom, output: &OutputArgs) -> Result<(), Failure> {
-    check_secrets_apart("a passphrase", from.place().iter(), output_path(output))
-}
-
-/// Refuses a further file to write that is a key file which the command reads, or the file of the passphrase.
-pub(super) fn check_output_apart<'a>(
+/// Refuses to write over a key file which the command reads, or over the file of the passphrase, which a descriptor may be too.
+pub(super) fn check_secrets_apart<'a>(
     output: &Path,
     keys: impl IntoIterator<Item = &'a PathBuf>,
     from: &PassphraseFrom,
 ) -> Result<(), Failure> {
-    check_secrets_apart("a key", keys, output)?;
-    check_secrets_apart("a passphrase", from.place().iter(), output)
+    check_apart_from("a key", keys, output)?;
+    check_apart_from("a passphrase", from.place().iter(), output)
 }
 
-fn check_secrets_apart<'a>(what: &str, secrets: impl IntoIterator<Item = &'a PathBuf>, output: &Path) -> Result<(), Failure> {
+fn check_apart_from<'a>(what: &str, secrets: impl IntoIterator<Item = &'a PathBuf>, output: &Path) -> Result<(), Failure> {
     match secrets.into_iter().find(|secret| secret.exists() && is_one_file((secret, Way::In), (output, Way::Out))) {
         Some(secret) => Err(Failure::usage(format!("{} holds {what}, and is the output", show(secret)))),
         None => Ok(()),

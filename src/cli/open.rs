@@ -13,7 +13,7 @@ use super::{
     args::{OpenArgs, PayloadRange},
     copy::{CHUNK, Progress, copy, spool},
     fail::{Code, note, show},
-    io::{Output, Source, check_apart, check_keys_apart, check_passphrase_apart, cores, input, output_beside, read_up_to},
+    io::{Output, Source, check_apart, check_secrets_apart, cores, input, output_beside, output_path, read_up_to},
     keys::{read_keyring, read_senders},
 };
 use crate::{
@@ -32,8 +32,7 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
     if let Some(header) = &args.detached {
         check_apart("--detached", header, &args.input, &args.output)?;
     }
-    check_keys_apart(args.keys.keys.iter().chain(&args.from.files()), &args.output)?;
-    check_passphrase_apart(&args.keys.passphrase, &args.output)?;
+    check_secrets_apart(output_path(&args.output), args.keys.keys.iter().chain(&args.from.files()), &args.keys.passphrase)?;
     let output = if args.check { None } else { Some(output_beside(&args.input, &args.output, false)?) };
     if args.channel {
         return open_channel(args, opener, output);

@@ -10,7 +10,7 @@ use super::{
     Failure,
     args::{OutputArgs, RewrapArgs},
     fail::{Code, note, show},
-    io::{Output, Source, check_keys_apart, check_passphrase_apart, is_dash},
+    io::{Output, Source, check_secrets_apart, is_dash, output_path},
     keys::{read_keyring, recipients_named},
     replace::{Identity, Parked},
 };
@@ -50,8 +50,7 @@ pub(super) fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let keyring = read_keyring(&args.keys)?;
     let lists: Vec<PathBuf> = args.add.iter().chain(&args.remove).map(PathBuf::from).collect();
     if args.output.output.is_some() {
-        check_keys_apart(args.keys.keys.iter().chain(&lists), &args.output)?;
-        check_passphrase_apart(&args.keys.passphrase, &args.output)?;
+        check_secrets_apart(output_path(&args.output), args.keys.keys.iter().chain(&lists), &args.keys.passphrase)?;
     }
     rewrap_all(&args.files, |file| rewrap_file(file, &args.output, &keyring, &change))
 }

@@ -13,8 +13,8 @@ use super::{
     copy::{CHUNK, Copying, Progress, copy, spool},
     fail::{note, show},
     io::{
-        Output, check_apart, check_keys_apart, check_output_apart, check_passphrase_apart, cores, input, input_len,
-        input_version, is_dash, lines, output_beside,
+        Output, check_apart, check_secrets_apart, cores, input, input_len, input_version, is_dash, lines, output_beside,
+        output_path,
     },
     keys::{read_recipients, read_sender_key},
     lines::next_line,
@@ -42,10 +42,9 @@ pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
         sealer = if args.channel { sealer.sign_with(key) } else { sealer.sign_messages_with(key) };
     }
     let sealer = sealer.build()?;
-    check_keys_apart(args.to.lists.iter().chain(&args.sign_with), &args.output)?;
-    check_passphrase_apart(&args.passphrase, &args.output)?;
+    check_secrets_apart(output_path(&args.output), args.to.lists.iter().chain(&args.sign_with), &args.passphrase)?;
     if let Some(header) = &args.detached {
-        check_output_apart(header, args.to.lists.iter().chain(&args.sign_with), &args.passphrase)?;
+        check_secrets_apart(header, args.to.lists.iter().chain(&args.sign_with), &args.passphrase)?;
     }
     match &args.detached {
         _ if args.channel => seal_channel(args, sealer),

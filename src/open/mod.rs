@@ -23,7 +23,7 @@ use crate::{
     keys::{Dek, Fingerprint, Keyring},
     payload::{Segments, ZeroizeAll, unpadded_len},
     platform::Clock,
-    wire::{DekBlock, External, LimitExceeded, ParseError, len64},
+    wire::{DekBlock, External},
 };
 pub(crate) use budget::Meters;
 pub use budget::{Budget, BudgetExceeded, Budgets};
@@ -32,7 +32,7 @@ pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, ExpectedContext, KmsKey, Policy, Predicate};
 pub(crate) use replay::Receipt;
 pub use replay::ReplayWindow;
-use search::{find, verify};
+use search::{count_trial, find, verify};
 pub use sender::{NoSuchStanding, Sender, Senders, Standing};
 pub(crate) use unlocked::Unlocked;
 use untrusted::Message;
@@ -350,17 +350,6 @@ impl Opener {
         Ok(unlocked)
     }
 
-    /// Counts a DEK from elsewhere, which somebody was asked for, as a trial. [WRAP-6]
-    pub(crate) fn try_dek<T>(
-        &self,
-        trials: &mut u64,
-        unlock: impl FnOnce(&Self) -> Result<T, OpenError>,
-    ) -> Result<T, OpenError> {
-        *trials = trials.saturating_add(1);
-        LimitExceeded::check("trials", *trials, self.0.policy.limits.trials).map_err(ParseError::from)?;
-        unlock(self)
-    }
-
     /// Keeps the DEK of a block that was got from elsewhere, so that messages and streams under it open as long as the cache has it. Give it
     /// each answer once: those that are wrong are not counted here.
     ///
@@ -368,10 +357,7 @@ impl Opener {
     /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError::NotKept`] where the cache is to keep none, or not of this block: a
     /// proof that covers one message gives its DEK to no other. [`OpenError`] for a block that is not opened at all.
     pub fn learn(&self, block: &[u8], dek: &Dek) -> Result<(), OpenError> {
-        let (inner, parsed) = DekBlock::parse(block, &self.0.policy.limits)?;
-        if inner.len() != block.len() {
-            return Err(ParseError::TrailingBytes { offset: len64(inner.len()) }.into());
-        }
+        let parsed = DekBlock::parse_alone(block, &self.0.policy.limits)?;
         self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0)?;
         if self.cached(block).is_some() { Ok(()) } else { Err(OpenError::NotKept) }
     }
@@ -526,7 +512,8 @@ impl<'a> NeedsDek<'a> {
     /// a policy that has run out meanwhile.
     pub fn supply(&mut self, dek: &Dek) -> Result<Ready<'a>, OpenError> {
         let Self { opener, message, trials, .. } = self;
-        let unlocked = opener.try_dek(trials, |opener| opener.unlock_message(message, Some(dek), &mut 0))?;
+        count_trial(trials, opener.0.policy.limits.trials)?;
+        let unlocked = opener.unlock_message(message, Some(dek), &mut 0)?;
         Ok(Ready { opener: opener.clone(), message: message.clone(), unlocked })
     }
 }

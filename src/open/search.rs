@@ -80,9 +80,7 @@ impl Search<'_> {
 
     /// A decapsulation, or a DEK that is not the block's: what either costs is bounded.
     fn count_trial(&mut self) -> Result<(), ParseError> {
-        *self.trials = self.trials.saturating_add(1);
-        // [WRAP-6]
-        Ok(LimitExceeded::check("trials", *self.trials, self.limit)?)
+        count_trial(self.trials, self.limit)
     }
 
     fn decapsulate(&mut self, candidate: &Candidate, enc: &[u8]) -> Result<Option<MessageKey>, OpenError> {
@@ -96,6 +94,13 @@ impl Search<'_> {
             }
         }
     }
+}
+
+/// One trial more, of which there is a limit.
+pub(crate) fn count_trial(trials: &mut u64, limit: u64) -> Result<(), ParseError> {
+    *trials = trials.saturating_add(1);
+    // [WRAP-6]
+    Ok(LimitExceeded::check("trials", *trials, limit)?)
 }
 
 /// A DEK is the block's only if header_mac says so. [KEY-1]

@@ -384,3 +384,25 @@ impl TestRng {
         out
     }
 }
+
+/// Bytes that count up, as a generator for the peer.
+pub struct Fixed(pub u8);
+
+impl rand::TryRng for Fixed {
+    type Error = std::convert::Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(0x0101_0101)
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(0x0101_0101_0101_0101)
+    }
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        for byte in out {
+            self.0 = self.0.wrapping_add(1);
+            *byte = self.0;
+        }
+        Ok(())
+    }
+}
+
+impl rand::TryCryptoRng for Fixed {}
