@@ -28,6 +28,7 @@
 //! codec     the same for tokio-util      shells; no rule of the format lives here
 //! connection  a channel on a socket    batches, time limits; shells, as codec
 //! transfer  what `send` and `listen` say payloads of channel messages; no I/O, no keys
+//! kms       CMKs that never leave        a key service: life cycle, policy, store, server, client, tokens
 //! cli       the program                  files, sockets, terminals; asks the library for all else
 //! telemetry what happens on connections  for `metrics` and `tracing`; nothing secret; crate-private
 //! platform  randomness, time, process    the only room that asks the system for them; crate-private
@@ -48,6 +49,8 @@ pub mod codec;
 pub mod connection;
 mod crypto;
 pub mod keys;
+#[cfg(any(feature = "kms", feature = "pkcs11"))]
+pub mod kms;
 pub mod open;
 mod payload;
 mod platform;

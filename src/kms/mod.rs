@@ -1,0 +1,30 @@
+//! CMKs that never leave the place where they are kept (spec/kms.md): a key service, what it is asked, and who may ask.
+//!
+//! ```text
+//! key.rs       ids, aliases, states, what a key looks like from outside
+//! service.rs   KeyService: the verbs, as a trait
+//! message.rs   requests and answers <-> bytes
+//! keys.rs      the CMKs of a service in memory, and how they change
+//! direct.rs    a small secret directly under a CMK
+//! policy.rs    who may do what
+//! handle.rs    caller, request -> answer, changes, a line for the audit log: no I/O
+//! store/       state <-> disk, under a root key; the audit log
+//! local.rs     a service over a store, in this process
+//! session.rs   greeting and channels of a connection to a service
+//! server.rs client.rs   both ends of it
+//! resolver.rs  Opener + KeyService: unwraps once per DEK
+//! pkcs11.rs    a CMK inside a token
+//! ```
+
+#[cfg(feature = "kms")]
+mod client;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
+#[cfg(feature = "kms")]
+mod resolver;
+#[cfg(feature = "kms")]
+mod server;
+#[cfg(feature = "kms")]
+mod session;
+#[cfg(feature = "kms")]
+pub mod store;

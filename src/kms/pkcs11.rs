@@ -1,0 +1,1 @@
+//! A CMK inside a token (PKCS#11).

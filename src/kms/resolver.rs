@@ -1,0 +1,1 @@
+//! Opener + KeyService: unwraps through a service once per DEK.

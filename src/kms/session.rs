@@ -1,0 +1,1 @@
+//! Greeting and channels of a connection to a key service.

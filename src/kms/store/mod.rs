@@ -1,0 +1,1 @@
+//! The state of a key service on a disk, under a root key, and its audit log.
