@@ -127,6 +127,35 @@ fn uptime() -> Duration {
     START.get_or_init(std::time::Instant::now).elapsed()
 }
 
+/// Seconds since the Unix epoch, as `2026-01-31T23:59:59Z`.
+#[cfg(any(feature = "cli", feature = "kms"))]
+pub(crate) fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+#[cfg(any(feature = "cli", feature = "kms"))]
+/// The date of a day since 1970-01-01, in the Gregorian calendar.
+#[cfg(any(feature = "cli", feature = "kms"))]
+fn civil(mut days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)));
+    let mut year = 1970;
+    while days >= 365 + leap(year) {
+        days -= 365 + leap(year);
+        year += 1;
+    }
+    let mut month = 1;
+    for len in [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < len {
+            break;
+        }
+        days -= len;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
 /// Which process this is, to notice a fork.
 ///
 /// Where the C library tells children that they were forked, looking costs a nanosecond; asking the kernel for the number of the process

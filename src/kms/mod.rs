@@ -18,6 +18,12 @@
 
 #[cfg(feature = "kms")]
 mod client;
+#[cfg(feature = "kms")]
+mod error;
+#[cfg(feature = "kms")]
+mod key;
+#[cfg(feature = "kms")]
+mod message;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 #[cfg(feature = "kms")]
@@ -25,6 +31,17 @@ mod resolver;
 #[cfg(feature = "kms")]
 mod server;
 #[cfg(feature = "kms")]
+mod service;
+#[cfg(feature = "kms")]
 mod session;
 #[cfg(feature = "kms")]
 pub mod store;
+
+#[cfg(feature = "kms")]
+pub use error::KmsError;
+#[cfg(feature = "kms")]
+pub use key::{ALIAS_MAX, ALIASES_MAX, Alias, KEYS_MAX, KeyId, KeyInfo, KeyRef, KeyState, NameError, PublicKey, VERSIONS_MAX};
+#[cfg(feature = "kms")]
+pub use message::{Answer, CIPHERTEXT_MAX, CONTEXT_MAX, LIST_MAX, Request, SECRET_MAX, Verb};
+#[cfg(feature = "kms")]
+pub use service::{Answers, DataKeyPair, KeyService, KeyUsed, PROVIDER, Reply, Unwrapped, WrappedDek};

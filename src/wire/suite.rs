@@ -39,7 +39,7 @@ pub enum Aead {
 }
 
 impl Suite {
-    pub(super) fn parse(number: u8, offset: u64) -> Result<Self, ParseError> {
+    pub(crate) fn parse(number: u8, offset: u64) -> Result<Self, ParseError> {
         match number {
             1 => Ok(Self::X25519ChaCha20Poly1305),
             2 => Ok(Self::X25519Aes256Gcm),
