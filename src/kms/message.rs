@@ -9,7 +9,7 @@ use super::{
     service::{DataKeyPair, KeyUsed, Unwrapped, WrappedDek},
 };
 use crate::{
-    keys::{Dek, Recipient},
+    keys::{Cmk, Dek, Recipient},
     wire::{HintMode, Kem, LimitExceeded, ParseError, Reader, Suite, len64},
 };
 
@@ -587,7 +587,7 @@ fn id(reader: &mut Reader<'_>) -> Result<KeyId, ParseError> {
     reader.array("id").map(|id| KeyId(*id))
 }
 
-fn alias(reader: &mut Reader<'_>) -> Result<Alias, ParseError> {
+pub(super) fn alias(reader: &mut Reader<'_>) -> Result<Alias, ParseError> {
     let offset = reader.offset();
     text(reader, "alias")?.parse().map_err(|_| ParseError::malformed("alias", offset, "is no alias"))
 }
@@ -599,7 +599,7 @@ fn optional_alias(reader: &mut Reader<'_>) -> Result<Option<Alias>, ParseError> 
     alias(reader).map(Some)
 }
 
-fn kem(reader: &mut Reader<'_>) -> Result<Kem, ParseError> {
+pub(super) fn kem(reader: &mut Reader<'_>) -> Result<Kem, ParseError> {
     let offset = reader.offset();
     let value = reader.u16("kem")?;
     let known = [Kem::X25519, Kem::XWing].into_iter().find(|kem| kem.id() == value);
@@ -670,7 +670,7 @@ fn hints(reader: &mut Reader<'_>) -> Result<HintMode, ParseError> {
     known.ok_or(ParseError::Unsupported { field: "hints", offset, value: number.into() })
 }
 
-fn put_state(out: &mut Vec<u8>, state: KeyState) {
+pub(super) fn put_state(out: &mut Vec<u8>, state: KeyState) {
     let (number, at) = match state {
         KeyState::Enabled => (1, 0),
         KeyState::Disabled => (2, 0),
@@ -681,7 +681,7 @@ fn put_state(out: &mut Vec<u8>, state: KeyState) {
     out.put_u64(at);
 }
 
-fn state(reader: &mut Reader<'_>) -> Result<KeyState, ParseError> {
+pub(super) fn state(reader: &mut Reader<'_>) -> Result<KeyState, ParseError> {
     let offset = reader.offset();
     match (reader.u8("state")?, reader.u64("at")?) {
         (1, 0) => Ok(KeyState::Enabled),
@@ -749,16 +749,37 @@ fn put_recipient(out: &mut Vec<u8>, recipient: Option<&Recipient>) {
 }
 
 fn recipient(reader: &mut Reader<'_>) -> Result<Option<Recipient>, ParseError> {
-    let offset = reader.offset();
     if let Some(&[0, 0]) = reader.rest().first_chunk() {
         return reader.u16("kem").map(|_| None);
     }
+    let kem = kem(reader)?;
+    recipient_of(reader, kem).map(Some)
+}
+
+/// A public half whose KEM is known.
+pub(super) fn recipient_of(reader: &mut Reader<'_>, kem: Kem) -> Result<Recipient, ParseError> {
+    let offset = reader.offset();
+    // [KMS-36]
     let refused = ParseError::malformed("recipient", offset, "is no public key");
-    match kem(reader)? {
-        Kem::X25519 => Recipient::from_x25519(*reader.array("recipient")?).map(Some).map_err(|_| refused),
+    match kem {
+        Kem::X25519 => Recipient::from_x25519(*reader.array("recipient")?).map_err(|_| refused),
         #[cfg(feature = "pq")]
-        Kem::XWing => Recipient::from_xwing(reader.array("recipient")?).map(Some).map_err(|_| refused),
+        Kem::XWing => Recipient::from_xwing(reader.array("recipient")?).map_err(|_| refused),
         #[cfg(not(feature = "pq"))]
-        Kem::XWing => Err(ParseError::Unsupported { field: "kem", offset, value: Kem::XWing.id().into() }),
+        Kem::XWing => Err(ParseError::Unsupported { field: "kem", offset, value: kem.id().into() }),
+    }
+}
+
+/// A secret half whose KEM is known.
+pub(super) fn cmk(reader: &mut Reader<'_>, kem: Kem) -> Result<Cmk, ParseError> {
+    #[cfg(not(feature = "pq"))]
+    let offset = reader.offset();
+    let secret = reader.array("secret")?;
+    match kem {
+        Kem::X25519 => Ok(Cmk::from_x25519(secret)),
+        #[cfg(feature = "pq")]
+        Kem::XWing => Ok(Cmk::from_xwing(secret)),
+        #[cfg(not(feature = "pq"))]
+        Kem::XWing => Err(ParseError::Unsupported { field: "kem", offset, value: kem.id().into() }),
     }
 }

@@ -19,13 +19,21 @@
 #[cfg(feature = "kms")]
 mod client;
 #[cfg(feature = "kms")]
+mod direct;
+#[cfg(feature = "kms")]
 mod error;
 #[cfg(feature = "kms")]
+mod handle;
+#[cfg(feature = "kms")]
 mod key;
+#[cfg(feature = "kms")]
+mod keys;
 #[cfg(feature = "kms")]
 mod message;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+#[cfg(feature = "kms")]
+mod policy;
 #[cfg(feature = "kms")]
 mod resolver;
 #[cfg(feature = "kms")]
@@ -40,8 +48,12 @@ pub mod store;
 #[cfg(feature = "kms")]
 pub use error::KmsError;
 #[cfg(feature = "kms")]
+pub use handle::{DELETION_DAYS_MAX, DELETION_DAYS_MIN};
+#[cfg(feature = "kms")]
 pub use key::{ALIAS_MAX, ALIASES_MAX, Alias, KEYS_MAX, KeyId, KeyInfo, KeyRef, KeyState, NameError, PublicKey, VERSIONS_MAX};
 #[cfg(feature = "kms")]
 pub use message::{Answer, CIPHERTEXT_MAX, CONTEXT_MAX, LIST_MAX, Request, SECRET_MAX, Verb};
+#[cfg(feature = "kms")]
+pub use policy::{AccessError, AccessPolicy, POLICY_MAX};
 #[cfg(feature = "kms")]
 pub use service::{Answers, DataKeyPair, KeyService, KeyUsed, PROVIDER, Reply, Unwrapped, WrappedDek};

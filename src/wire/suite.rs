@@ -112,6 +112,15 @@ impl Kem {
     pub fn id(self) -> u16 {
         self as u16
     }
+
+    /// Bytes of an encapsulated key.
+    #[must_use]
+    pub fn enc_len(self) -> usize {
+        match self {
+            Self::X25519 => 32,
+            Self::XWing => 1120,
+        }
+    }
 }
 
 /// Its name: `X25519` or `X-Wing`.
