@@ -143,9 +143,9 @@ impl Keys {
     }
 
     /// What is to be destroyed by now and still has its secret halves.
-    pub(crate) fn due(&self, now: u64) -> Vec<Change> {
+    pub(crate) fn due(&self, now: u64) -> Vec<(KeyId, Change)> {
         let due = self.by_id.values().filter(|entry| entry.state.at(now) != entry.state);
-        due.map(|entry| Change::Key(entry.in_state(entry.state.at(now)))).collect()
+        due.map(|entry| (entry.id, Change::Key(entry.in_state(entry.state.at(now))))).collect()
     }
 
     pub(crate) fn apply(&mut self, change: Change) {

@@ -29,6 +29,8 @@ mod key;
 #[cfg(feature = "kms")]
 mod keys;
 #[cfg(feature = "kms")]
+mod local;
+#[cfg(feature = "kms")]
 mod message;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
@@ -51,6 +53,8 @@ pub use error::KmsError;
 pub use handle::{DELETION_DAYS_MAX, DELETION_DAYS_MIN};
 #[cfg(feature = "kms")]
 pub use key::{ALIAS_MAX, ALIASES_MAX, Alias, KEYS_MAX, KeyId, KeyInfo, KeyRef, KeyState, NameError, PublicKey, VERSIONS_MAX};
+#[cfg(feature = "kms")]
+pub use local::{Caller, LocalService, OpenServiceError};
 #[cfg(feature = "kms")]
 pub use message::{Answer, CIPHERTEXT_MAX, CONTEXT_MAX, LIST_MAX, Request, SECRET_MAX, Verb};
 #[cfg(feature = "kms")]
