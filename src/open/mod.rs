@@ -27,7 +27,7 @@ use crate::{
 };
 pub(crate) use budget::Meters;
 pub use budget::{Budget, BudgetExceeded, Budgets};
-use cache::Cache;
+use cache::{Cache, Learnt};
 pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, ExpectedContext, KmsKey, Policy, Predicate};
 pub(crate) use replay::Receipt;
@@ -140,7 +140,8 @@ impl OpenerBuilder {
     /// The opener.
     #[must_use]
     pub fn build(self) -> Opener {
-        Opener(Arc::new(Inner { keyring: self.keyring, policy: self.policy, cache: Cache::new(self.cache), clock: self.clock }))
+        let (cache, learnt) = (Cache::new(self.cache), Learnt::default());
+        Opener(Arc::new(Inner { keyring: self.keyring, policy: self.policy, cache, learnt, clock: self.clock }))
     }
 }
 
@@ -163,6 +164,7 @@ struct Inner {
     keyring: Keyring,
     policy: Policy,
     cache: Cache,
+    learnt: Learnt,
     clock: Clock,
 }
 
@@ -339,7 +341,11 @@ impl Opener {
             self.0.policy.check_sender(&unlocked.sender)?;
             return Ok(unlocked);
         }
-        let found = match dek {
+        let Inner { learnt, cache, clock, .. } = &*self.0;
+        // Each message under such a block is verified by itself, whoever has unwrapped its DEK.
+        let of_one_message = dek.is_none() && block.options.proof_covers_message;
+        let learnt = if of_one_message { learnt.get(raw, clock, &cache.policy) } else { None };
+        let found = match dek.or(learnt.as_ref()) {
             Some(dek) => verify(raw, block, dek, None).ok_or(OpenError::HeaderMac)?,
             None => find(raw, block, &self.0.keyring, self.0.policy.limits.trials, trials)?.1,
         };
@@ -354,11 +360,16 @@ impl Opener {
     /// each answer once: those that are wrong are not counted here.
     ///
     /// # Errors
-    /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError::NotKept`] where the cache is to keep none, or not of this block: a
-    /// proof that covers one message gives its DEK to no other. [`OpenError`] for a block that is not opened at all.
+    /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError::NotKept`] where the cache is to keep none; [`OpenError`] for a block
+    /// that is not opened at all.
     pub fn learn(&self, block: &[u8], dek: &Dek) -> Result<(), OpenError> {
-        let parsed = DekBlock::parse_alone(block, &self.0.policy.limits)?;
-        self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0)?;
+        let Inner { cache, learnt, clock, policy, .. } = &*self.0;
+        let parsed = DekBlock::parse_alone(block, &policy.limits)?;
+        let unlocked = self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0)?;
+        if !unlocked.is_reusable() && cache.policy.deks > 0 {
+            learnt.insert(block, dek, clock.now(), &cache.policy);
+            return Ok(());
+        }
         if self.cached(block).is_some() { Ok(()) } else { Err(OpenError::NotKept) }
     }
 
