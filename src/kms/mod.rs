@@ -28,3 +28,14 @@ mod server;
 mod session;
 #[cfg(feature = "kms")]
 pub mod store;
+
+#[cfg(feature = "kms")]
+pub use client::{
+    CONNECT_TIME, Client, ClientBuilder, ClientError, ClientLimits, IN_FLIGHT, IN_FLIGHT_BYTES, SILENCE, Tried, Why,
+};
+#[cfg(feature = "kms")]
+pub use server::{
+    CONNECTIONS, CONNECTIONS_OF_CALLER, HELLO_TIME, Listener, RENEWALS, STRANGERS, Serve, Server, ServerLimits, Stopped, wiped,
+};
+#[cfg(feature = "kms")]
+pub use session::{ANSWER_MAX, Identity, IdentityError, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX};
