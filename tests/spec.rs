@@ -154,6 +154,7 @@ fn wording() -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> = requirements().into_iter().map(|(id, text)| (id, one_line(&text))).collect();
     all.extend(formulas("format.md"));
     all.extend(formulas("transfer.md"));
+    all.extend(formulas("kms.md"));
     all
 }
 

@@ -51,8 +51,8 @@ pub enum KmsError {
     /// The other end does not speak our protocol.
     #[error("the key service's answer is not understood: {0}")]
     Protocol(&'static str),
-    /// No service could be asked.
-    #[error("no key service could be asked: {0}")]
+    /// No service could be asked, or none has answered.
+    #[error("{0}")]
     Unreachable(#[source] Arc<dyn Error + Send + Sync>),
 }
 

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::{
@@ -12,8 +13,9 @@ use super::{
     handle::{Handled, handle},
     key::KeyId,
     keys::Keys,
-    message::{Answer, Request},
+    message::{Answer, Request, Verb},
     policy::{AccessPolicy, Rights},
+    server::{Serve, wiped},
     service::{Answers, Reply},
     store::{Record, Repaired, Replica, RootKey, Store, StoreError},
 };
@@ -290,5 +292,24 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 impl Answers for LocalService {
     fn answer(&self, request: Request) -> Reply<'_, Answer> {
         Box::pin(async move { self.ask(Caller::Owner, request) })
+    }
+}
+
+/// For the callers that its policy names.
+impl Serve for LocalService {
+    fn knows(&self, caller: &VerifyingKey) -> bool {
+        self.policy().knows(caller)
+    }
+
+    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
+        let answer = match Request::decode(&request) {
+            Ok(request) => self.ask(Caller::Sender(caller), request),
+            Err(error) => Err(KmsError::Invalid(error.to_string())),
+        };
+        wiped(Answer::encode(&answer))
+    }
+
+    fn may_block(&self, request: &[u8]) -> bool {
+        Verb::of(request).is_some_and(Verb::is_change)
     }
 }

@@ -48,6 +48,10 @@ mod session;
 pub mod store;
 
 #[cfg(feature = "kms")]
+pub use client::{
+    CONNECT_TIME, Client, ClientBuilder, ClientError, ClientLimits, IN_FLIGHT, IN_FLIGHT_BYTES, SILENCE, Tried, Why,
+};
+#[cfg(feature = "kms")]
 pub use error::KmsError;
 #[cfg(feature = "kms")]
 pub use handle::{DELETION_DAYS_MAX, DELETION_DAYS_MIN};
@@ -60,4 +64,10 @@ pub use message::{Answer, CIPHERTEXT_MAX, CONTEXT_MAX, LIST_MAX, Request, SECRET
 #[cfg(feature = "kms")]
 pub use policy::{AccessError, AccessPolicy, POLICY_MAX};
 #[cfg(feature = "kms")]
+pub use server::{
+    CONNECTIONS, CONNECTIONS_OF_CALLER, HELLO_TIME, Listener, RENEWALS, STRANGERS, Serve, Server, ServerLimits, Stopped, wiped,
+};
+#[cfg(feature = "kms")]
 pub use service::{Answers, DataKeyPair, KeyService, KeyUsed, PROVIDER, Reply, Unwrapped, WrappedDek};
+#[cfg(feature = "kms")]
+pub use session::{ANSWER_MAX, Identity, IdentityError, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX};

@@ -1,13 +1,15 @@
 //! What a key service does, in the verbs of the clouds.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use zeroize::Zeroizing;
 
 use super::{
     KmsError,
+    client::Client,
     key::{Alias, KeyId, KeyInfo, KeyRef, PublicKey},
     message::{Answer, Request},
+    server::wiped,
 };
 use crate::{
     keys::{Dek, Recipient},
@@ -212,6 +214,18 @@ macro_rules! ask {
             }
         })
     }};
+}
+
+/// A service elsewhere.
+impl Answers for Client {
+    fn answer(&self, request: Request) -> Reply<'_, Answer> {
+        Box::pin(async move {
+            let (verb, payload) = (request.verb(), request.encode()?);
+            let answer = self.call(wiped(payload), verb.is_idempotent()).await;
+            let answer = answer.map_err(|error| KmsError::Unreachable(Arc::new(error)))?;
+            Answer::decode(&answer).map_err(|_| KmsError::Protocol("it is malformed, or of a newer version"))?
+        })
+    }
 }
 
 impl<S: Answers> KeyService for S {

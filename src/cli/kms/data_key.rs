@@ -176,7 +176,8 @@ impl Pair {
         let missing = "it is not what generate-data-key prints; did that fail?";
         let recipient = recipient.ok_or(missing)?.parse().map_err(|_| "its recipient is none")?;
         let mut bytes = Zeroizing::new([0; 33]);
-        let decoded = Base64::decode(plaintext.ok_or(missing)?.as_bytes(), &mut bytes[..]).map_err(|_| "its plaintext is no DEK")?;
+        let decoded =
+            Base64::decode(plaintext.ok_or(missing)?.as_bytes(), &mut bytes[..]).map_err(|_| "its plaintext is no DEK")?;
         let dek = Dek::from_kms(decoded).map_err(|_| "its plaintext is no DEK of 32 bytes")?;
         Ok(Self { dek, recipient })
     }

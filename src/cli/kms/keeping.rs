@@ -20,6 +20,9 @@ use crate::{
     platform::{Clock, utc},
 };
 
+/// The file of a store that is there as long as the store is (spec/store.md).
+const STATE: &str = "state";
+
 /// A root key for a store that is to be made: a new passphrase is asked for twice.
 fn new_root_key(store: &StoreArgs) -> Result<RootKey, Failure> {
     match &store.root.root_key_file {
@@ -30,11 +33,14 @@ fn new_root_key(store: &StoreArgs) -> Result<RootKey, Failure> {
 
 pub(super) fn init(args: &StoreArgs) -> Result<(), Failure> {
     // Told before a passphrase is asked for.
-    if args.store.join(store::STATE_FILE).exists() {
+    if args.store.join(STATE).exists() {
         return Err(Failure::usage(format!("{} is a store already, and is not written over", show(&args.store))));
     }
     LocalService::create(&args.store, &new_root_key(args)?)?;
-    note(&format!("store: {}  (keep a copy of what it is under: without it, and without a backup, nothing opens)", show(&args.store)));
+    note(&format!(
+        "store: {}  (keep a copy of what it is under: without it, and without a backup, nothing opens)",
+        show(&args.store)
+    ));
     Ok(())
 }
 
@@ -81,7 +87,10 @@ pub(super) fn change_root(args: &ChangeRootArgs) -> Result<(), Failure> {
         store: folder.clone(),
         root: RootArgs {
             root_key_file: args.new_root_key_file.clone(),
-            passphrase: PassphraseFrom { passphrase_file: args.new_passphrase_file.clone(), passphrase_fd: args.new_passphrase_fd },
+            passphrase: PassphraseFrom {
+                passphrase_file: args.new_passphrase_file.clone(),
+                passphrase_fd: args.new_passphrase_fd,
+            },
         },
     };
     let at = Clock::default().unix_seconds();

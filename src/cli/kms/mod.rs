@@ -18,14 +18,15 @@ mod service;
 mod unwrap;
 mod verbs;
 
-pub(crate) use args::{AskArgs, KMS_HELP, KmsArgs, RootArgs};
+pub(crate) use args::{AskArgs, KMS_HELP, KmsArgs};
 pub(crate) use data_key::Pair;
-pub(crate) use unwrap::Unwrapper;
+pub(crate) use unwrap::{Unwrapper, read_block_within};
 
 use super::Failure;
 use args::KmsCommand;
 
 pub(super) fn run(args: KmsArgs) -> Result<(), Failure> {
+    no_core_dump();
     match args.command {
         KmsCommand::Init(args) => keeping::init(&args),
         KmsCommand::Audit(args) => keeping::audit(&args),
@@ -36,4 +37,15 @@ pub(super) fn run(args: KmsArgs) -> Result<(), Failure> {
         KmsCommand::Serve(args) => serve::run(&args),
         verb => verbs::run(verb),
     }
+}
+
+/// Keys are in no file that the system writes when the program fails, and no other process of the same user looks into its memory.
+pub(super) fn no_core_dump() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    }
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

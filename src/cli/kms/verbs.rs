@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 
 use super::{
     args::{
-        DecryptArgs, DecryptDataKeyArgs, DeletionArgs, EncryptArgs, GenerateArgs, KeyArgs, KmsCommand, ReEncryptArgs, SetAliasArgs,
+        DecryptArgs, DecryptDataKeyArgs, DeletionArgs, EncryptArgs, GenerateArgs, KeyArgs, KmsCommand, ReEncryptArgs,
+        SetAliasArgs,
     },
     data_key::{Door, Printed},
     service::Asking,
@@ -120,8 +121,14 @@ fn list(args: &super::AskArgs) -> Result<(), Failure> {
             let line = if args.json {
                 json_of(info).to_string()
             } else {
-                let line =
-                    format!("{}  {:<16}  {:<6}  v{:<3}  {}", info.id, info.state.to_string(), info.kem, info.version, aliases(info));
+                let line = format!(
+                    "{}  {:<16}  {:<6}  v{:<3}  {}",
+                    info.id,
+                    info.state.to_string(),
+                    info.kem,
+                    info.version,
+                    aliases(info)
+                );
                 line.trim_end().to_owned()
             };
             print_line(&line)?;
@@ -135,7 +142,8 @@ fn get_public_key(args: &KeyArgs) -> Result<(), Failure> {
         return print_line(&recipient.to_string());
     }
     let fingerprint = recipient.fingerprint().to_string();
-    let said = json!({ "key": id.to_string(), "version": version, "recipient": recipient.to_string(), "fingerprint": fingerprint });
+    let said =
+        json!({ "key": id.to_string(), "version": version, "recipient": recipient.to_string(), "fingerprint": fingerprint });
     print_line(&said.to_string())
 }
 
