@@ -2,6 +2,8 @@
 //! through a module that misbehaves as told (kit/token.c). Without SoftHSM2, or a C compiler, tests are reported as ignored, never as passed.
 
 mod kit;
+#[path = "../examples/token.rs"]
+mod token;
 
 use std::{
     env,
@@ -44,7 +46,7 @@ const MODULES: [&str; 6] = [
 ];
 
 /// Tests with the token as it is.
-const PLAIN: [(&str, fn(&Place)); 14] = [
+const PLAIN: [(&str, fn(&Place)); 15] = [
     ("a key is made, and found by another process", made_and_found),
     ("envelopes of ordinary senders", ordinary_senders),
     ("two keys in a keyring are rotated", rotated),
@@ -59,6 +61,7 @@ const PLAIN: [(&str, fn(&Place)); 14] = [
     ("a fork", forked),
     ("DEKs for channels", channels),
     ("a wrong PIN", wrong_pin),
+    ("the session of docs/tokens.md", session_of_the_page),
 ];
 
 /// Tests with a token that misbehaves.
@@ -89,12 +92,8 @@ fn main() {
     let faulty = FAULTY.map(|(name, _)| trial(name, "softhsm2 or a C compiler", module.clone().zip(between.clone().map(Some))));
     let rate = module.clone().map(|module| move || run("rate", &module, None));
     let there = rate.is_some();
-    let rate = Trial::bench("decapsulations", move |measured| {
-        if measured && let Some(rate) = rate {
-            rate()?;
-        }
-        Ok(None)
-    });
+    let rate =
+        Trial::bench("decapsulations", move |is_test| rate.filter(|_| !is_test).map_or(Ok(()), |rate| rate()).map(|()| None));
     let all = plain.into_iter().chain(faulty).chain([rate.with_ignored_flag(!there)]).collect();
     libtest_mimic::run(&Arguments::from_args(), all).exit();
 }
@@ -154,7 +153,7 @@ fn child(name: &str) {
     let real = PathBuf::from(env::var_os("SEALWIRE_TOKEN_MODULE").unwrap());
     let module = env::var_os("SEALWIRE_TOKEN_BETWEEN").map_or(real, PathBuf::from);
     let place = Place { folder, module };
-    let others: [(&str, fn(&Place)); 2] = [("found", found), ("rate", rate)];
+    let others: [(&str, fn(&Place)); 3] = [("found", found), ("rate", rate), ("example", |_| token::main().unwrap())];
     let (_, test) = PLAIN.into_iter().chain(FAULTY).chain(others).find(|(known, _)| *known == name).unwrap();
     test(&place);
 }
@@ -262,6 +261,24 @@ fn found(place: &Place) {
         let envelope = fs::read(place.folder.join("envelope")).unwrap();
         assert_eq!(&open(&envelope, &keyring(&[&key])).unwrap().payload[..], b"kept");
     }
+}
+
+/// The shell of the page, with this program in place of the example's, and twice: the key is made, and found.
+fn session_of_the_page(place: &Place) {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tokens.md")).unwrap();
+    let session = page.split("\n```sh\n").nth(1).and_then(|rest| rest.split("\n```").next()).unwrap();
+    let (before, call) = session.rsplit_once('\n').unwrap();
+    let call = call.replace("cargo run --quiet --example token --features pkcs11 --", "SEALWIRE_TOKEN_TEST=example \"$EXAMPLE\"");
+    assert!(call.contains("$EXAMPLE"));
+    let call = call.replace("/usr/lib/softhsm/libsofthsm2.so", place.module.to_str().unwrap());
+    let script = format!("set -e\nmkdir page\ncd page\n{before}\n{call}\n{call}\n");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).current_dir(&place.folder).env("EXAMPLE", env::current_exe().unwrap());
+    let ended = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+    assert_eq!(said.lines().filter(|line| *line == "an order").count(), 2, "{said}");
+    assert_eq!(said.matches("never out of the token: true").count(), 2, "{said}");
 }
 
 fn ordinary_senders(place: &Place) {

@@ -269,3 +269,8 @@ fn make(seat: &Seat, label: &str, id: &[u8]) -> Result<Found, TokenError> {
     }
     made
 }
+
+/// The Rust of docs/tokens.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/tokens.md")]
+struct Page;
