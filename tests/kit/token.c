@@ -47,6 +47,7 @@ static ul token_info(ul slot, TokenInfo *info) {
     if (is("removed")) return NOT_PRESENT;
     ul rv = REAL(GET_TOKEN_INFO, slot, info);
     if (is("last try")) info->flags |= 0x20000;
+    if (is("other token")) info->names[80] ^= 1;
     if (is("two sessions")) info->max_sessions = 2;
     return rv;
 }
@@ -101,11 +102,18 @@ static ul generate_pair(ul session, Mechanism *by, Attribute *public, ul m, Attr
     return REAL(GENERATE_PAIR, session, by, public, m, private, n, k, l);
 }
 
+static int is_canonical(const unsigned char *point) {
+    int i = 30;
+    while (i > 0 && point[i] == 0xff) i--;
+    return point[31] < 0x7f || (point[31] == 0x7f && (i > 0 || point[0] < 0xed));
+}
+
 static ul derive(ul session, Mechanism *by, ul key, Attribute *with, ul n, ul *derived) {
     Agreement agreement = *(Agreement *)by->parameter;
     Mechanism passed = {by->mechanism, &agreement, by->len};
     unsigned char wrapped[34] = {4, 32};
     count('d');
+    if (!is_canonical((unsigned char *)agreement.public + agreement.public_len - 32)) count('n');
     if (is("removed")) return DEVICE_REMOVED;
     if (is("slow")) usleep(20000);
     if (is("stuck")) sleep(12);

@@ -158,8 +158,7 @@ pub(super) fn examine(session: &Session, handle: ObjectHandle) -> Result<Found, 
 fn describe(session: &Session, key: ObjectHandle) -> Result<Described, TokenError> {
     let label = bytes(session, key, AttributeType::Label, NAME_MAX)?.unwrap_or_default();
     let id = bytes(session, key, AttributeType::Id, NAME_MAX)?.unwrap_or_default();
-    let label = String::from_utf8(label).map_err(|_| TokenError::Answer("a label that is no text"))?;
-    Ok(Described { label, id, flags: Flags::of(session, key)? })
+    Ok(Described { label: String::from_utf8(label).unwrap_or_default(), id, flags: Flags::of(session, key)? })
 }
 
 impl Flags {
@@ -234,12 +233,11 @@ fn read_point(point: &[u8]) -> Option<[u8; 32]> {
     point.try_into().ok().or_else(|| point.strip_prefix(&OCTET_STRING)?.try_into().ok())
 }
 
-/// An attribute of which the token chooses the length; `None` where the key has none.
+/// An attribute of which the token chooses the length; `None` where the key has none, or one that is too long for it.
 fn bytes(session: &Session, key: ObjectHandle, which: AttributeType, most: usize) -> Result<Option<Vec<u8>>, TokenError> {
     let describing = TokenError::call("describe a key");
     match session.get_attribute_info(key, &[which]).map_err(&describing)?.first() {
-        Some(AttributeInfo::Available(len)) if *len > most => Err(TokenError::Answer("an attribute of a key that is too long")),
-        Some(AttributeInfo::Available(_)) => {
+        Some(AttributeInfo::Available(len)) if *len <= most => {
             let told = session.get_attributes(key, &[which]).map_err(describing)?;
             Ok(told.into_iter().next().and_then(content))
         }
