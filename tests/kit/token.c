@@ -17,7 +17,7 @@ typedef struct { ul kdf, shared_len; void *shared; ul public_len; void *public; 
 typedef struct { char names[96]; ul flags, max_sessions, sessions; } TokenInfo;
 
 /* Places in the list of functions. */
-enum { GET_TOKEN_INFO = 6, OPEN_SESSION = 12, CLOSE_SESSION, CLOSE_ALL, LOGIN = 18, GET_VALUE = 24, FIND_INIT = 26, GENERATE_PAIR = 59, DERIVE = 62 };
+enum { GET_TOKEN_INFO = 6, OPEN_SESSION = 12, CLOSE_SESSION, CLOSE_ALL, LOGIN = 18, GET_VALUE = 24, FIND_INIT = 26, FIND, GENERATE_PAIR = 59, DERIVE = 62 };
 /* Return values and attributes. */
 enum { DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, PARAM_INVALID = 0x71, PIN_LOCKED = 0xa4, NOT_PRESENT = 0xe0, SESSION_COUNT = 0xb1 };
 enum { CKA_VALUE = 0x11, CKA_SENSITIVE = 0x103, CKA_EXTRACTABLE = 0x162, EDWARDS = 0x1055, MONTGOMERY = 0x1056 };
@@ -74,6 +74,16 @@ static ul login(ul session, ul user, char *pin, ul len) {
 static ul find_init(ul session, Attribute *with, ul n) {
     if (is("removed")) return DEVICE_REMOVED;
     return REAL(FIND_INIT, session, with, n);
+}
+
+static ul find(ul session, ul *objects, ul most, ul *n) {
+    static ul one;
+    ul rv = REAL(FIND, session, objects, most, n);
+    if (!is("endless keys")) return rv;
+    count('f');
+    if (*n) one = objects[0];
+    for (*n = 0; *n < most; ++*n) objects[*n] = one;
+    return 0;
 }
 
 static ul get_value(ul session, ul object, Attribute *of, ul n) {
@@ -145,6 +155,7 @@ ul C_GetFunctionList(List **list) {
     ours.call[CLOSE_SESSION] = close_session;
     ours.call[LOGIN] = login;
     ours.call[FIND_INIT] = find_init;
+    ours.call[FIND] = find;
     ours.call[GET_VALUE] = get_value;
     ours.call[GENERATE_PAIR] = generate_pair;
     ours.call[DERIVE] = derive;
