@@ -13,7 +13,7 @@
 //! session.rs   greeting and channels of a connection to a service
 //! server.rs client.rs   both ends of it
 //! resolver.rs  Opener + KeyService: unwraps once per DEK
-//! pkcs11.rs    a CMK inside a token
+//! pkcs11/      a CMK inside a token
 //! ```
 
 #[cfg(feature = "kms")]
