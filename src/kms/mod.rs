@@ -44,4 +44,9 @@ pub use key::{ALIAS_MAX, ALIASES_MAX, Alias, KEYS_MAX, KeyId, KeyInfo, KeyRef, K
 #[cfg(feature = "kms")]
 pub use message::{Answer, CIPHERTEXT_MAX, CONTEXT_MAX, LIST_MAX, Request, SECRET_MAX, Verb};
 #[cfg(feature = "kms")]
+pub use resolver::{
+    CALL_TIME, ConnectionError, DataKeys, FAILED_FOR, FLIGHTS_MAX, NoAnswer, RenewError, ResolveError, Resolver, ResolverBuilder,
+    data_key,
+};
+#[cfg(feature = "kms")]
 pub use service::{Answers, DataKeyPair, KeyService, KeyUsed, PROVIDER, Reply, Unwrapped, WrappedDek};
