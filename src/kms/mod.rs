@@ -64,6 +64,11 @@ pub use message::{Answer, CIPHERTEXT_MAX, CONTEXT_MAX, LIST_MAX, Request, SECRET
 #[cfg(feature = "kms")]
 pub use policy::{AccessError, AccessPolicy, POLICY_MAX};
 #[cfg(feature = "kms")]
+pub use resolver::{
+    CALL_TIME, ConnectionError, DataKeys, FAILED_FOR, FLIGHTS_MAX, NoAnswer, RenewError, ResolveError, Resolver, ResolverBuilder,
+    data_key,
+};
+#[cfg(feature = "kms")]
 pub use server::{
     CONNECTIONS, CONNECTIONS_OF_CALLER, HELLO_TIME, Listener, RENEWALS, STRANGERS, Serve, Server, ServerLimits, Stopped, wiped,
 };

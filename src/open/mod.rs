@@ -232,9 +232,24 @@ impl Opener {
     }
 
     /// The same, which also tells what it has cost: trials.
-    pub(crate) fn open_counting(&self, mut envelope: BytesMut, trials: &mut u64) -> Result<Opened, OpenError> {
+    pub(crate) fn open_counting(&self, envelope: BytesMut, trials: &mut u64) -> Result<Opened, OpenError> {
+        self.open_here(envelope, |message| self.unlock_message(message, None, trials))
+    }
+
+    /// The same with a DEK that was found before.
+    #[cfg(feature = "kms")]
+    pub(crate) fn open_in_place_under(&self, envelope: BytesMut, unlocked: Arc<Unlocked>) -> Result<Opened, OpenError> {
+        self.open_here(envelope, |_| Ok(unlocked))
+    }
+
+    #[inline(always)]
+    fn open_here(
+        &self,
+        mut envelope: BytesMut,
+        unlock: impl FnOnce(&Message<'_>) -> Result<Arc<Unlocked>, OpenError>,
+    ) -> Result<Opened, OpenError> {
         let message = self.parse(&envelope)?;
-        let unlocked = self.unlock_message(&message, None, trials)?;
+        let unlocked = unlock(&message)?;
         unlocked.verify_message([message.raw_head, message.body, &self.0.policy.binding])?;
         self.check_room(&unlocked, message.head.seq)?;
         let Message { plan, body_at, head_at, plaintext, .. } = message;
@@ -387,6 +402,23 @@ impl Opener {
         if self.cached(block).is_some() { Ok(()) } else { Err(OpenError::NotKept) }
     }
 
+    /// Why a block by itself does not open with what is at hand, where a DEK from elsewhere would help; `None` where it opens.
+    #[cfg(feature = "kms")]
+    pub(crate) fn lacks_dek(&self, raw: &[u8]) -> Result<Option<OpenError>, OpenError> {
+        let block = DekBlock::parse_alone(raw, &self.0.policy.limits)?;
+        match self.unlock(raw, &block, None, Covers::Dek, None, &mut 0) {
+            Ok(_) => Ok(None),
+            Err(reason) if reason.a_dek_would_help() => Ok(Some(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the DEK of exactly this block is in the cache.
+    #[cfg(feature = "kms")]
+    pub(crate) fn has_cached(&self, raw: &[u8]) -> bool {
+        self.cached(raw).is_some()
+    }
+
     fn cached(&self, raw: &[u8]) -> Option<Arc<Unlocked>> {
         let Inner { cache, clock, keyring, .. } = &*self.0;
         let unlocked = cache.get(raw, clock)?;
@@ -492,6 +524,12 @@ impl Numbered {
 }
 
 impl Ready<'_> {
+    /// What opens the message, without it.
+    #[cfg(feature = "kms")]
+    pub(crate) fn into_unlocked(self) -> Arc<Unlocked> {
+        self.unlocked
+    }
+
     /// Opens the payload.
     ///
     /// # Errors
@@ -516,6 +554,12 @@ impl<'a> NeedsDek<'a> {
     #[must_use]
     pub fn block(&self) -> &DekBlock<'a> {
         &self.message.block
+    }
+
+    /// The bytes of that block.
+    #[cfg(feature = "kms")]
+    pub(crate) fn raw_block(&self) -> &'a [u8] {
+        self.message.raw_block
     }
 
     /// Why the keyring does not open it.
