@@ -262,6 +262,24 @@ mod tests {
         assert!(failed > 5 * 7, "{failed}");
     }
 
+    /// By size, in the middle of a use: a use that was taken is in the log, wherever the rotation ended.
+    #[test]
+    fn rotating_by_size() {
+        for (kind, lasting) in WAYS {
+            for n in 1..14 {
+                let (place, disk) = (Place::new(), Disk::default());
+                let (store, _) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+                store.rotate_at(1);
+                disk.faults.choose(n, kind, lasting);
+                let logged = [0; 3].iter().filter(|_| store.log(&record("use")).is_ok()).count();
+                assert!(disk.faults.mend());
+                drop(store);
+                place.state();
+                assert_eq!(place.uses(), 1 + logged, "{kind:?} {lasting} {n}");
+            }
+        }
+    }
+
     /// A use that was refused is not in the log, and one that was not refused is.
     #[test]
     fn logging() {
