@@ -126,6 +126,7 @@ impl Store {
     /// # Errors
     /// As [`replace`](Self::replace).
     pub fn change_root(&mut self, new: &RootKey, record: &Record) -> Result<(), StoreError> {
+        self.usable()?;
         let snapshot = read_snapshot(&self.disk, &self.state_path(), |_| Ok(&self.root))?;
         self.commit(Some(new.fresh(&mut Entropy::default())?), &snapshot.state, record)
     }
