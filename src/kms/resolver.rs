@@ -353,6 +353,8 @@ impl Inner {
             return Ok(None);
         }
         air.check_failed(&name)?;
+        // One that nobody waits for any more is over, whether it has said so or not.
+        air.flights.remove(&name);
         let flights = len64(air.flights.len()).saturating_add(1);
         LimitExceeded::check("flights", flights, len64(self.settings.flights)).map_err(ResolveError::Busy)?;
         let number = air.begun;
@@ -547,5 +549,53 @@ impl DataKeys {
             }
             sealed => Ok(sealed?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Keyring;
+
+    fn inner() -> Arc<Inner> {
+        Resolver::builder(Opener::new(Keyring::new())).build().0
+    }
+
+    fn name(n: usize) -> [u8; 32] {
+        sha256(&[&n.to_be_bytes()])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_few_and_short() {
+        let inner = inner();
+        let mut air = inner.air();
+        for n in 0..FAILURES_MAX + 10 {
+            air.note_failed(name(n), KmsError::Denied.into());
+        }
+        assert_eq!((air.failures.len(), air.failed.len()), (FAILURES_MAX, FAILURES_MAX));
+        assert!(air.check_failed(&name(9)).is_ok(), "the oldest were let go");
+        assert!(air.check_failed(&name(10)).is_err());
+        tokio::time::advance(FAILED_FOR - Duration::from_millis(1)).await;
+        assert!(air.check_failed(&name(10)).is_err());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(air.check_failed(&name(10)).is_ok());
+        assert_eq!((air.failures.len(), air.failed.len()), (0, 0));
+    }
+
+    /// Who comes after the last has gone, and before its flight is out of the air, keeps his place.
+    #[test]
+    fn a_flight_takes_out_no_other() {
+        let inner = inner();
+        let flight = async { Err(KmsError::Denied.into()) }.boxed().shared();
+        let begin = |number| {
+            let weak = flight.downgrade().expect("it has not been polled");
+            inner.air().flights.insert(name(0), Airborne { number, flight: weak });
+            Landing { inner: inner.clone(), name: name(0), number }
+        };
+        let (first, second) = (begin(1), begin(2));
+        drop(first);
+        assert_eq!(inner.air().flights.len(), 1);
+        drop(second);
+        assert_eq!(inner.air().flights.len(), 0);
     }
 }
