@@ -371,20 +371,6 @@ impl Opener {
         Ok(unlocked)
     }
 
-    /// Whether a block is opened without anyone's being asked: its DEK is kept, or a key of the keyring unwraps it. What the policy refuses is
-    /// refused here, before a KMS is asked.
-    ///
-    /// # Errors
-    /// [`OpenError`] for a block that no DEK would open.
-    pub fn has_key_for(&self, block: &[u8]) -> Result<bool, OpenError> {
-        let parsed = DekBlock::parse_alone(block, &self.0.policy.limits)?;
-        match self.unlock(block, &parsed, None, Covers::Dek, None, &mut 0) {
-            Ok(_) => Ok(true),
-            Err(reason) if reason.a_dek_would_help() => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Keeps the DEK of a block that was got from elsewhere, so that messages and streams under it open as long as the cache has it. Give it
     /// each answer once: those that are wrong are not counted here.
     ///
