@@ -254,7 +254,7 @@ fn content(attribute: Attribute) -> Option<Vec<u8>> {
 
 /// X25519 of the key in the token with a point, which is canonical.
 pub(super) fn agree(session: &Session, key: ObjectHandle, form: Form, point: &[u8; 32]) -> Result<Secret32, TokenError> {
-    // One raw point in 65,536 looks like an OCTET STRING that is too short, and a token that takes both forms refuses it.
+    // One raw point in 65,536 looks like an OCTET STRING of 30 bytes, and a token that takes both forms may read it so.
     if form == Form::Raw && point.starts_with(&AMBIGUOUS) {
         return agree_in(session, key, Form::Der, point).or_else(|_| agree_in(session, key, Form::Raw, point));
     }
