@@ -1,5 +1,7 @@
-//! CMKs in a token (SoftHSM2), each test with a token of its own in a process of its own: a module's state is its process's. Some go
-//! through a module that misbehaves as told (kit/token.c). Without SoftHSM2, or a C compiler, tests are reported as ignored, never as passed.
+//! CMKs in a token (SoftHSM2), each test with a token of its own in a process of its own: a module's state is its process's. Some
+//! go
+//! through a module that misbehaves as told (kit/token.c). Without SoftHSM2, or a C compiler, tests are reported as ignored,
+//! never as passed.
 
 mod kit;
 #[path = "../examples/token.rs"]
@@ -188,7 +190,8 @@ impl Place {
         fs::rename(new, path).unwrap();
     }
 
-    /// How often a call came: o, c, l, d for sessions opened and closed, logins, agreements; of these n with a point that is not canonical,
+    /// How often a call came: o, c, l, d for sessions opened and closed, logins, agreements; of these n with a point that is not
+    /// canonical,
     /// y that ended well, x that did not; f for answers of endless keys.
     fn count(&self, what: char) -> usize {
         fs::read_to_string(self.folder.join("count")).unwrap_or_default().matches(what).count()
@@ -491,7 +494,8 @@ fn exchanged(place: &Place) {
     assert_eq!(token_error(opener.open(&envelope).unwrap_err()), TokenError::OtherKey.to_string());
 }
 
-/// SoftHSM2 does not see that a token's folder is back before its module is started again, so that is another process; `removed` shows what
+/// SoftHSM2 does not see that a token's folder is back before its module is started again, so that is another process; `removed`
+/// shows what
 /// this one does with tokens that are seen.
 fn taken_away(place: &Place) {
     made_and_found(place);

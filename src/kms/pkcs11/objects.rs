@@ -203,7 +203,8 @@ impl Flags {
     }
 }
 
-/// The public half, asked from the private one: what lies beside it in the token is anybody's to write. Tells as well in which form
+/// The public half, asked from the private one: what lies beside it in the token is anybody's to write. Tells as well in which
+/// form
 /// the token takes points.
 fn own_public_half(session: &Session, key: ObjectHandle) -> Result<(Form, [u8; 32]), TokenError> {
     let asked = |form| agree_in(session, key, form, &BASE_POINT).map(|public| (form, *public.bytes()));
