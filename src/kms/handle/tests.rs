@@ -81,6 +81,8 @@ impl Memory {
     }
 }
 
+type Ask = fn(KeyRef) -> Request;
+
 fn name(text: &str) -> KeyRef {
     text.parse().unwrap()
 }
@@ -233,7 +235,7 @@ fn re_encryption() {
 /// Every verb in every state: it is done, or says which state. Proves KMS-43.
 #[test]
 fn states() {
-    let verbs: [(&str, fn(KeyRef) -> Request); 10] = [
+    let verbs: [(&str, Ask); 10] = [
         ("describe", |key| Request::DescribeKey(key)),
         ("enable", |key| Request::EnableKey(key)),
         ("disable", |key| Request::DisableKey(key)),
