@@ -373,7 +373,8 @@ fn with_head(file: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// Proves STO-1, STO-2 and STO-3: nothing that a file asks for is computed or allocated before it has been compared with its bound.
+/// Proves STO-1, STO-2 and STO-3: nothing that a file asks for is computed or allocated before it has been compared with its
+/// bound.
 #[test]
 fn what_a_head_asks_for_is_bounded() {
     let place = Place::empty();

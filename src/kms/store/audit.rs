@@ -11,7 +11,7 @@ use std::{
 use super::{
     AuditError, Entry, Head, LineError, RootKey, StoreError,
     disk::Disk,
-    log, read_snapshot, read_state,
+    log, open_with, read_snapshot, read_state,
     root::Root,
     snapshot::Snapshot,
     state_in,
@@ -77,24 +77,24 @@ fn verify_once(disk: &Disk, folder: &Path, root: &Root) -> Result<Report, StoreE
 /// A state, and the log as it was at a moment when this was the state.
 fn at_one_time(disk: &Disk, folder: &Path, root: &Root) -> Result<(Snapshot, Files), StoreError> {
     let path = state_in(folder);
-    let mut snapshot = read_snapshot(disk, &path, |_| Ok(root))?;
+    let mut snapshot = read_snapshot(disk, &path, root)?;
     loop {
         let files = log::files(disk, folder)?.until_now(disk)?;
         if Head::parse(&read_state(disk, &path)?)? == snapshot.head {
             return Ok((snapshot, files));
         }
-        snapshot = read_snapshot(disk, &path, |_| Ok(root))?;
+        snapshot = read_snapshot(disk, &path, root)?;
     }
 }
 
-/// Verifies the log that a replica has written into `folder`; `state` is the state file that it read. No state names its end, so that
-/// lines cut off there are not missed.
+/// Verifies the log that a replica has written into `folder`; `state` is the state file that it read. No state names its end,
+/// so that lines cut off there are not missed.
 ///
 /// # Errors
 /// As [`verify`].
 pub fn verify_replica(folder: &Path, state: &Path, root: &RootKey) -> Result<Report, StoreError> {
     let disk = Disk::default();
-    let Snapshot { head, mut ledger, .. } = open_with(&disk, state, root)?;
+    let (Snapshot { head, mut ledger, .. }, _) = open_with(&disk, state, root)?;
     ledger.id = log_id(&disk, folder)?;
     let found = log::files(&disk, folder)?.walk(&disk, &ledger.chain()?, None, None)?;
     Ok(report(&found, &head, 0))
@@ -113,12 +113,6 @@ fn report(found: &super::walk::Found, head: &Head, anchored: u64) -> Report {
     }
 }
 
-/// A state, with the root key stretched for it alone.
-pub(super) fn open_with(disk: &Disk, path: &Path, root: &RootKey) -> Result<Snapshot, StoreError> {
-    let mut unlocked = None;
-    read_snapshot(disk, path, |head| Ok(unlocked.insert(root.unlock(head.root.clone())?)))
-}
-
 /// The id of the log in a folder, as its newest file has it.
 pub(super) fn log_id(disk: &Disk, folder: &Path) -> Result<[u8; 16], StoreError> {
     let files = log::files(disk, folder)?;
@@ -127,7 +121,8 @@ pub(super) fn log_id(disk: &Disk, folder: &Path) -> Result<[u8; 16], StoreError>
     Ok(head.ok_or(AuditError::Head { file: 1 })?.id)
 }
 
-/// The lines of the audit log in a folder, the oldest first, as they say and unverified; a torn end is left out. No root key is needed.
+/// The lines of the audit log in a folder, the oldest first, as they say and unverified; a torn end is left out. No root key is
+/// needed.
 ///
 /// ```
 /// # use sealwire::kms::store::{Record, RootKey, Store, records};

@@ -95,7 +95,8 @@ impl Log {
         self.put(&mut inner, &line, end)
     }
 
-    /// The next line, for a record of a change that makes this generation, and where the log stands after it. All before is durable.
+    /// The next line, for a record of a change that makes this generation, and where the log stands after it. All before is
+    /// durable.
     pub(super) fn draft(&self, record: &Record, generation: u64) -> Result<(Vec<u8>, Anchor), StoreError> {
         // [STO-9]
         self.sync()?;
