@@ -568,8 +568,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_are_few_and_short() {
-        let inner = inner();
-        let mut air = inner.air();
+        let mut air = Air::default();
         for n in 0..FAILURES_MAX + 10 {
             air.note_failed(name(n), KmsError::Denied.into());
         }
