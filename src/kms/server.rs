@@ -9,15 +9,21 @@ use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
     io,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt, StreamExt, future::select_all};
+use futures_util::{
+    FutureExt, SinkExt, StreamExt,
+    future::{poll_fn, select_all},
+    ready,
+};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 use tokio::{
@@ -439,7 +445,7 @@ impl Place {
         write.write_all(&greeting).await?;
         let binding = shared.public.binding(&greeting);
         let channel = ChannelOpener::new(shared.opener.clone(), Role::Acceptor, &binding).first_at_most(HELLO_MAX);
-        let channel = channel.budgets(Budgets { envelopes: renewals, ..Budgets::default() });
+        let channel = channel.budgets(Budgets { envelopes: renewals, ..Budgets::default() }).wiping();
         let mut requests = OpenedStream::new(channel, read).times(Times { header: Some(time), ..times });
         let first = requests.next().await.ok_or(OpenError::ChannelTruncated { delivered: 0 })??;
         // [KMS-3] [KMS-4]
@@ -483,6 +489,14 @@ struct Connection<R, W> {
     caller: VerifyingKey,
 }
 
+/// What comes next on a connection.
+enum Next {
+    Request(Bytes),
+    /// The client has said its last, or is silent, or the server is being stopped.
+    Nothing,
+    Wrong,
+}
+
 /// Why requests are no longer taken.
 enum End {
     /// The client has said its last, or we have: what was answered is sent, and both channels are closed.
@@ -504,31 +518,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     /// Answers requests in their order, until there are to be no more. [KMS-10]
     async fn answer_all(&mut self, shared: &Shared, phases: &mut watch::Receiver<Phase>) -> Result<End, CodecError> {
         let mut turn = 0;
+        let mut stopping = pin!(phases.wait_for(|phase| *phase == Phase::Finishing).map(|_| ()).fuse());
         loop {
-            turn += 1;
-            let waiting = if turn < TURN { self.requests.next().now_or_never() } else { None };
-            let next = match waiting {
-                Some(next) => next,
-                // Nothing more is waiting, or it was enough for a turn: answers leave.
-                None => {
-                    self.answers.flush().await?;
-                    if std::mem::replace(&mut turn, 0) >= TURN {
-                        if *phases.borrow() == Phase::Finishing {
-                            return Ok(End::Orderly);
-                        }
-                        tokio::task::yield_now().await;
-                    }
-                    match self.wait(phases).await {
-                        Some(next) => next,
-                        None => return Ok(End::Orderly),
-                    }
+            if turn == TURN {
+                // Others have their turn; a server that is being stopped takes no more of those who never pause.
+                self.answers.flush().await?;
+                tokio::task::yield_now().await;
+                turn = 0;
+                if (&mut stopping).now_or_never().is_some() {
+                    return Ok(End::Orderly);
                 }
-            };
-            match next {
-                None | Some(Err(CodecError::TimedOut(TimedOut::Idle))) => return Ok(End::Orderly),
-                Some(Err(_)) => return Ok(End::Cut),
-                Some(Ok(opened)) => {
-                    if !self.answer(shared, opened.payload).await? {
+            }
+            turn += 1;
+            match poll_fn(|cx| self.poll_next(stopping.as_mut(), &mut turn, cx)).await? {
+                Next::Nothing => return Ok(End::Orderly),
+                Next::Wrong => return Ok(End::Cut),
+                Next::Request(request) => {
+                    if !self.answer(shared, request).await? {
                         return Ok(End::Cut);
                     }
                 }
@@ -536,13 +542,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         }
     }
 
-    /// The next request, or `None` when the server is being stopped.
-    async fn wait(&mut self, phases: &mut watch::Receiver<Phase>) -> Option<Option<Result<crate::Opened, CodecError>>> {
-        tokio::select! {
-            biased;
-            next = self.requests.next() => Some(next),
-            _ = phases.wait_for(|phase| *phase == Phase::Finishing) => None,
+    /// The next request. When none is there, what was answered leaves; and when the server is being stopped, none is waited for.
+    fn poll_next(
+        &mut self,
+        stopping: Pin<&mut impl Future<Output = ()>>,
+        turn: &mut u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Next, CodecError>> {
+        if let Poll::Ready(next) = self.requests.poll_next_unpin(cx) {
+            return Poll::Ready(Ok(match next {
+                None | Some(Err(CodecError::TimedOut(TimedOut::Idle))) => Next::Nothing,
+                Some(Err(_)) => Next::Wrong,
+                Some(Ok(opened)) => Next::Request(opened.payload),
+            }));
         }
+        *turn = 0;
+        ready!(SinkExt::<Bytes>::poll_flush_unpin(&mut self.answers, cx))?;
+        stopping.poll(cx).map(|()| Ok(Next::Nothing))
     }
 
     /// Answers one request; tells whether it and its answer were of a size that there can be.
