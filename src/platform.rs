@@ -127,6 +127,45 @@ fn uptime() -> Duration {
     START.get_or_init(std::time::Instant::now).elapsed()
 }
 
+/// Seconds since the Unix epoch, as `2026-01-31T23:59:59Z`.
+#[cfg(any(feature = "cli", feature = "kms"))]
+pub(crate) fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// The date of a day since 1970-01-01, in the Gregorian calendar.
+#[cfg(any(feature = "cli", feature = "kms"))]
+fn civil(mut days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)));
+    let mut year = 1970;
+    while days >= 365 + leap(year) {
+        days -= 365 + leap(year);
+        year += 1;
+    }
+    let mut month = 1;
+    for len in [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < len {
+            break;
+        }
+        days -= len;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+/// Days from 1970-01-01 to a date of the Gregorian calendar; `None` before.
+#[cfg(feature = "kms")]
+pub(crate) fn days_since_1970(year: u64, month: u8, day: u8) -> Option<u64> {
+    const BEFORE_MONTH: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
+    let leap_days_through = |year: u64| year / 4 - year / 100 + year / 400;
+    let this_year = if month > 2 { leap_days_through(year) - leap_days_through(year - 1) } else { 0 };
+    let before_month = BEFORE_MONTH.get(usize::from(month).checked_sub(1)?)?;
+    let years = year.checked_sub(1970)? * 365 + leap_days_through(year - 1) - leap_days_through(1969);
+    Some(years + before_month + this_year + u64::from(day).checked_sub(1)?)
+}
+
 /// Which process this is, to notice a fork.
 ///
 /// Where the C library tells children that they were forked, looking costs a nanosecond; asking the kernel for the number of the process
@@ -161,5 +200,27 @@ impl Process {
     /// The same, asked of the kernel: for what costs a system call anyway, or a Diffie-Hellman.
     pub(crate) fn is_current_by_number(&self) -> bool {
         self.id == std::process::id()
+    }
+}
+
+#[cfg(all(test, feature = "kms"))]
+mod tests {
+    use super::*;
+
+    /// Dates and the seconds that `date -u +%s` gives for them.
+    #[test]
+    fn dates() {
+        for (year, month, day, seconds) in [
+            (1970, 1, 1, 0),
+            (2000, 2, 29, 951_782_400),
+            (2000, 3, 1, 951_868_800),
+            (2026, 1, 31, 1_769_817_600),
+            (2100, 3, 1, 4_107_542_400),
+            (2399, 12, 31, 13_569_379_200),
+        ] {
+            assert_eq!(days_since_1970(year, month, day), Some(seconds / 86_400), "{year}-{month}-{day}");
+            assert_eq!(utc(seconds), format!("{year:04}-{month:02}-{day:02}T00:00:00Z"));
+        }
+        assert_eq!(days_since_1970(1969, 12, 31), None);
     }
 }

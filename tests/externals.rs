@@ -422,7 +422,16 @@ fn a_stream_under_a_data_key() {
     let signs = || Sealer::builder().data_key(data_key()).sign_messages_with(SenderKey::generate().unwrap()).build().unwrap();
     let signed = signs().seal(b"", b"x").unwrap();
     let (its_block, _) = DekBlock::parse(&signed, &Limits::default()).unwrap();
-    assert!(matches!(opener.learn(its_block, &Dek::import(&PLAINTEXT)), Err(OpenError::NotKept)));
+    assert!(matches!(opener.open(&signed), Err(OpenError::NoMatchingKey)));
+    assert!(matches!(none.learn(its_block, &Dek::import(&PLAINTEXT)), Err(OpenError::NotKept)));
+    opener.learn(its_block, &Dek::import(&PLAINTEXT)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(&opener.open(&signed).unwrap().payload[..], b"x");
+    }
+    // It is that message's, and no other's.
+    let mut other = signed.clone();
+    other[its_block.len() + 20] ^= 1;
+    assert!(opener.open(&other).is_err());
     opener.learn(block, &Dek::from_kms(&PLAINTEXT).unwrap()).unwrap();
     let mut opened = Vec::new();
     OpenReader::new(&opener, Cursor::new(&sealed)).unwrap().read_to_end(&mut opened).unwrap();

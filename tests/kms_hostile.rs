@@ -68,7 +68,8 @@ fn serve() {
     let Listener::Tcp(socket) = &listener else { panic!("it is TCP") };
     println!("{}", socket.local_addr().unwrap());
     let times = Times { part: Some(PATIENCE), ..Times::default() };
-    let limits = ServerLimits { strangers: 1 << 16, connections: 1 << 16, connections_of_caller: 1 << 16, ..ServerLimits::default() };
+    let limits =
+        ServerLimits { strangers: 1 << 16, connections: 1 << 16, connections_of_caller: 1 << 16, ..ServerLimits::default() };
     let limits = ServerLimits { times, hello: PATIENCE, ..limits };
     let server = Server::new(identity(), Arc::new(Echo), limits);
     std::thread::spawn(|| {

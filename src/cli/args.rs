@@ -86,6 +86,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  sealwire send --to alice.example:7300 -R alice.pub report.pdf\n  tail -f app.log | sealwire send --to alice.example:7300 -R alice.pub --lines -"
     )]
     Send(SendArgs),
+    /// A key service: CMKs that never leave it
+    #[command(after_help = super::kms::KMS_HELP)]
+    Kms(Box<super::kms::KmsArgs>),
     /// Show the whole thing on this machine, with five attacks
     #[command(after_help = "Examples:\n  sealwire demo\n  sealwire demo --json report.pdf")]
     Demo(DemoArgs),
@@ -226,6 +229,9 @@ impl SuiteChoice {
 pub(crate) struct SealArgs {
     #[command(flatten)]
     pub(crate) to: Recipients,
+    /// Seal under the data key that `kms generate-data-key` prints, read from a pipe, to the CMK that it names; and to recipients, too
+    #[arg(long, value_name = "PIPE", group = "Recipients")]
+    pub(crate) dek: Option<PathBuf>,
     /// Which ciphers
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) suite: SuiteChoice,
@@ -284,6 +290,38 @@ pub(crate) struct Keys {
     pub(crate) passphrase: PassphraseFrom,
 }
 
+/// What opens: key files, a key service, or both; keys that are at hand are tried first.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OpenKeys {
+    /// A key file; several may be given
+    #[arg(short = 'k', long = "key", value_name = "KEYFILE", required_unless_present_any = ["kms_store", "kms_server"])]
+    pub(crate) keys: Vec<PathBuf>,
+    /// Have the DEK unwrapped by the store in this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "kms_server")]
+    pub(crate) kms_store: Option<PathBuf>,
+    /// The key file that the store is under; a passphrase where there is none
+    #[arg(long, value_name = "KEYFILE", requires = "kms_store")]
+    pub(crate) root_key_file: Option<PathBuf>,
+    /// Have the DEK unwrapped by this server, host:port or unix:/path; several may be given
+    #[arg(long, value_name = "ADDR", requires = "server_identity", requires = "as")]
+    pub(crate) kms_server: Vec<String>,
+    /// The public half of the server's identity, a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) server_identity: Option<PathBuf>,
+    /// Your sender's key file, by which the server knows you
+    #[arg(long = "as", id = "as", value_name = "KEYFILE")]
+    pub(crate) me: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFrom,
+}
+
+impl OpenKeys {
+    /// The files that hold secrets.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.keys.iter().chain(&self.root_key_file).chain(&self.me)
+    }
+}
+
 /// Whose messages are opened.
 #[derive(Debug, clap::Args)]
 pub(crate) struct From {
@@ -328,7 +366,7 @@ pub(crate) struct RewrapArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct OpenArgs {
     #[command(flatten)]
-    pub(crate) keys: Keys,
+    pub(crate) keys: OpenKeys,
     #[command(flatten)]
     pub(crate) from: From,
     /// Refuse any other context

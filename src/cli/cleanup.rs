@@ -27,6 +27,14 @@ pub(super) fn graceful() -> watch::Receiver<bool> {
     STOPPING.get_or_init(|| watch::channel(false).0).subscribe()
 }
 
+/// Counts hang-ups for a server that reads something again then; there is one where [`hangups`] was asked for.
+static HANGUPS: OnceLock<watch::Sender<u64>> = OnceLock::new();
+
+/// For a server: from now on a hang-up ends nothing, and counts.
+pub(super) fn hangups() -> watch::Receiver<u64> {
+    HANGUPS.get_or_init(|| watch::channel(0).0).subscribe()
+}
+
 static MAKING: Mutex<Making> = Mutex::new(Making {
     doomed: Vec::new(),
     finishing: false,
@@ -145,10 +153,10 @@ pub(super) fn on_signals() {
     let Ok((runtime, mut signals)) = listening() else { return };
     let watcher = std::thread::Builder::new().name("signals".into());
     let _ = watcher.spawn(move || {
-        let mut number = runtime.block_on(signals.next());
+        let mut number = runtime.block_on(next_ending(&mut signals));
         if let Some(server) = STOPPING.get() {
             server.send_replace(true);
-            number = runtime.block_on(signals.next());
+            number = runtime.block_on(next_ending(&mut signals));
         }
         let mut making = making();
         while making.finishing {
@@ -165,6 +173,19 @@ pub(super) fn on_signals() {
         std::process::exit(128 + number);
     });
 }
+
+/// The number of the next signal that ends the program.
+async fn next_ending(signals: &mut Signals) -> i32 {
+    loop {
+        match (signals.next().await, HANGUPS.get()) {
+            (HANGUP, Some(hangups)) => hangups.send_modify(|count| *count += 1),
+            (number, _) => return number,
+        }
+    }
+}
+
+/// The number of the hang-up signal, everywhere.
+const HANGUP: i32 = 1;
 
 /// What waits for signals. When this returns none is lost any more: it comes before anything is made.
 fn listening() -> io::Result<(tokio::runtime::Runtime, Signals)> {

@@ -4,14 +4,14 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use zeroize::Zeroizing;
 
 use super::{
     Failure,
-    args::{From, KeygenArgs, Keys, PassphraseFrom, RecipientArgs, Recipients},
+    args::{From, KeygenArgs, PassphraseFrom, RecipientArgs, Recipients},
     cleanup::finishing,
     fail::{note, print_line, show},
     io::is_dash,
@@ -73,7 +73,7 @@ fn public_half(key: &SecretKey) -> String {
     }
 }
 
-fn never_over(path: &Path) -> Failure {
+pub(super) fn never_over(path: &Path) -> Failure {
     Failure::usage(format!("{} exists, and a key file is never overwritten; name another with -o", show(path)))
 }
 
@@ -91,7 +91,7 @@ pub(super) fn recipient(args: &RecipientArgs) -> Result<(), Failure> {
 }
 
 /// Writes a new file that only its owner can read; it appears whole and on the disk, or not at all.
-fn write_key_file(path: &Path, content: &str) -> Result<(), Failure> {
+pub(super) fn write_key_file(path: &Path, content: &str) -> Result<(), Failure> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => never_over(path),
         _ => Failure::io(show(path), &error),
@@ -104,9 +104,9 @@ fn write_key_file(path: &Path, content: &str) -> Result<(), Failure> {
     sync_folder(folder_of(path)).map_err(failed)
 }
 
-pub(super) fn read_keyring(keys: &Keys) -> Result<Keyring, Failure> {
-    let passphrases = Passphrases::new(&keys.passphrase);
-    keys.keys.iter().map(|path| read_secret(path, &passphrases, cmk_from_key_file, SecretKey::into_cmk)).collect()
+pub(super) fn read_keyring(keys: &[PathBuf], from: &PassphraseFrom) -> Result<Keyring, Failure> {
+    let passphrases = Passphrases::new(from);
+    keys.iter().map(|path| read_secret(path, &passphrases, cmk_from_key_file, SecretKey::into_cmk)).collect()
 }
 
 pub(super) fn read_sender_key(path: &Path, from: &PassphraseFrom) -> Result<SenderKey, Failure> {
@@ -114,7 +114,7 @@ pub(super) fn read_sender_key(path: &Path, from: &PassphraseFrom) -> Result<Send
 }
 
 /// The key of a key file, protected or not: the one place where a passphrase is used for one.
-fn read_secret<T>(
+pub(super) fn read_secret<T>(
     path: &Path,
     passphrases: &Passphrases<'_>,
     plain: fn(&str) -> Result<T, KeyError>,
@@ -190,7 +190,7 @@ fn read_named<T>(
 }
 
 /// A whole small file as text: a `wanted` of at most `most` bytes.
-fn read_text(path: &Path, wanted: &str, most: usize) -> Result<Zeroizing<String>, Failure> {
+pub(super) fn read_text(path: &Path, wanted: &str, most: usize) -> Result<Zeroizing<String>, Failure> {
     let unreadable = |error: io::Error| Failure::io(show(path), &error);
     // Asked before it is opened: opening a FIFO waits for a writer.
     let meta = fs::metadata(path).map_err(unreadable)?;

@@ -61,7 +61,7 @@ pub(super) fn run(args: ListenArgs) -> Result<(), Failure> {
     let policy = Policy { max_age: Some(MAX_AGE), senders, require_pq, ..Policy::default() };
     // Every connection has a DEK of its own, so none is worth keeping.
     let cache = CachePolicy { deks: 0, ..CachePolicy::default() };
-    let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).cache(cache).build();
+    let opener = Opener::builder(read_keyring(&args.keys.keys, &args.keys.passphrase)?).policy(policy).cache(cache).build();
     let store = Store::new(&args.out)?;
     let runtime = runtime()?;
     let ended = runtime.block_on(listen(args, opener, store));
@@ -112,6 +112,11 @@ async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Fa
 fn places() -> Arc<Semaphore> {
     let files = files().unwrap_or(u64::MAX).saturating_sub(OTHERS) / FILES;
     Arc::new(Semaphore::new(usize::try_from(files.clamp(1, CONNECTIONS)).unwrap_or(1)))
+}
+
+/// Lets us have as many files open as we are allowed to ask for.
+pub(super) fn raise_files() {
+    let _ = files();
 }
 
 /// Files that we may have open: as many as we are allowed to ask for.

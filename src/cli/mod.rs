@@ -10,6 +10,7 @@
 //! rewrap.rs    rewrap
 //! io.rs        input, and where commands write
 //! replace.rs   files that appear whole or not at all
+//! kms/         a key service: its verbs, its store, its server
 //! send.rs      the sending side of a transfer
 //! listen.rs    the receiving side
 //! store.rs     where it puts what it takes
@@ -25,6 +26,7 @@ mod fail;
 mod inspect;
 mod io;
 mod keys;
+mod kms;
 mod lines;
 mod listen;
 mod open;
@@ -70,6 +72,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Listen(args) => listen::run(args),
         Command::Send(args) => send::run(args),
+        Command::Kms(args) => kms::run(*args),
         Command::Demo(args) => demo::run(&args),
     }
 }

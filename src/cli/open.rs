@@ -15,10 +15,11 @@ use super::{
     fail::{Code, note, show},
     io::{Output, Source, check_apart, check_secrets_apart, cores, input, output_beside, output_path, read_up_to},
     keys::{read_keyring, read_senders},
+    kms::{Unwrapper, read_block_within},
 };
 use crate::{
     channel::{ChannelOpener, Role},
-    open::{ExpectedContext, Opener, Policy, Sender},
+    open::{ExpectedContext, Opened, Opener, Policy, Sender},
     stream::{OpenReader, StreamError},
     wire::{DekBlock, Limits, SEGMENT_LOG2_MAX, index, len64},
 };
@@ -28,17 +29,21 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
     // Who runs this has the memory for the largest segments that there are.
     let limits = Limits { segment: 1 << SEGMENT_LOG2_MAX, ..Limits::default() };
     let policy = Policy { context, limits, senders: read_senders(&args.from)?, require_pq: args.require_pq, ..Policy::default() };
-    let opener = Opener::builder(read_keyring(&args.keys)?).policy(policy).build();
+    let opener = Opener::builder(read_keyring(&args.keys.keys, &args.keys.passphrase)?).policy(policy).build();
     if let Some(header) = &args.detached {
         check_apart("--detached", header, &args.input, &args.output)?;
     }
-    check_secrets_apart(output_path(&args.output), args.keys.keys.iter().chain(&args.from.files()), &args.keys.passphrase)?;
+    check_secrets_apart(output_path(&args.output), args.keys.files().chain(&args.from.files()), &args.keys.passphrase)?;
     let output = if args.check { None } else { Some(output_beside(&args.input, &args.output, false)?) };
+    let unwrapper = Unwrapper::of(&args.keys)?;
     if args.channel {
-        return open_channel(args, opener, output);
+        return open_channel(args, opener, unwrapper, output);
     }
     let block = args.detached.as_deref().map(|header| read_block(header, opener.policy())).transpose()?;
-    let message = Message { opener, block, name: show(&args.input) };
+    let message = Message { opener, unwrapper, block, name: show(&args.input) };
+    if let Some(block) = &message.block {
+        message.learn(block)?;
+    }
     match args.range {
         Some(range) => message.open_range(args, range, output),
         None => message.open(args, output),
@@ -56,6 +61,8 @@ fn read_block(header: &Path, policy: &Policy) -> Result<Vec<u8>, Failure> {
 /// What is to be opened, and with what.
 struct Message {
     opener: Opener,
+    /// Who is asked for the DEK, where the keyring has no key for it.
+    unwrapper: Option<Unwrapper>,
     block: Option<Vec<u8>>,
     name: String,
 }
@@ -68,6 +75,22 @@ impl Message {
         }
     }
 
+    /// Has the DEK of a block unwrapped, where a service is to do that and no key at hand opens it.
+    fn learn(&self, block: &[u8]) -> Result<(), Failure> {
+        let Some(unwrapper) = &self.unwrapper else { return Ok(()) };
+        unwrapper.teach(&self.opener, block).map_err(|failure| failure.about(&self.name))
+    }
+
+    /// The same with the block that an input begins with; gives back what was read of it.
+    fn learn_first(&self, input: &mut impl Read) -> Result<Vec<u8>, Failure> {
+        if self.unwrapper.is_none() || self.block.is_some() {
+            return Ok(Vec::new());
+        }
+        let block = read_block_within(input, &self.opener.policy().limits).map_err(|failure| failure.about(&self.name))?;
+        self.learn(&block)?;
+        Ok(block)
+    }
+
     fn about(&self, error: StreamError) -> Failure {
         Failure::from(error).about(&self.name)
     }
@@ -76,12 +99,13 @@ impl Message {
     /// authentic as it comes, except with `--buffer` and under a proof that covers the message, which must hold first.
     fn open(&self, args: &OpenArgs, mut output: Option<Output>) -> Result<(), Failure> {
         let to_stream = matches!(output, Some(Output::Stream(..)));
-        let source = Source::new(&args.input)?;
+        let mut source = Source::new(&args.input)?;
         // Reading ahead of what is given is for what is there already.
         let threads = if matches!(source, Source::File(..)) { cores() } else { 1 };
         let to_terminal = to_stream && io::stdout().is_terminal();
         let mut progress = Progress::of(source.len()).hidden_if(to_terminal);
-        let recorder = Recorder { source, seen: to_stream.then(Vec::new), spool: None };
+        let front = io::Cursor::new(self.learn_first(&mut source)?);
+        let recorder = Recorder { source: front.chain(source), seen: to_stream.then(Vec::new), spool: None };
         let mut reader = self.begin(recorder).map_err(|error| self.about(error))?.threads(threads);
         let sender = if to_stream && (args.buffer || reader.sender().is_none()) {
             // Read to its end first; what was read waits on the disk, sealed, and is opened again from there.
@@ -115,7 +139,9 @@ impl Message {
 
     /// Opens a part of a payload: of an input that cannot seek, all is read and waits on the disk, sealed.
     fn open_range(&self, args: &OpenArgs, range: PayloadRange, mut output: Option<Output>) -> Result<(), Failure> {
-        let file = seekable(Source::new(&args.input)?, &self.name)?;
+        let mut file = seekable(Source::new(&args.input)?, &self.name)?;
+        self.learn_first(&mut file)?;
+        file.rewind().map_err(|error| Failure::io(&self.name, &error))?;
         let mut reader = self.begin(file).map_err(|error| self.about(error))?;
         let PayloadRange { start, end } = range;
         // Of a small range the first and its own segments are read, and nothing is given before it is there. For a larger one, or one whose end
@@ -167,7 +193,7 @@ fn seekable(source: Source, name: &str) -> Result<File, Failure> {
 
 /// Input that is written down as it is read: in memory while it is not known whether that is needed, then in a file.
 struct Recorder {
-    source: Source,
+    source: io::Chain<io::Cursor<Vec<u8>>, Source>,
     seen: Option<Vec<u8>>,
     spool: Option<File>,
 }
@@ -206,15 +232,23 @@ fn tell_sender(check: bool, sender: Option<Sender>) {
     }
 }
 
-fn open_channel(args: &OpenArgs, opener: Opener, mut output: Option<Output>) -> Result<(), Failure> {
+fn open_channel(
+    args: &OpenArgs,
+    opener: Opener,
+    unwrapper: Option<Unwrapper>,
+    mut output: Option<Output>,
+) -> Result<(), Failure> {
     let mut channel = ChannelOpener::new(opener, Role::Acceptor, b"");
+    if unwrapper.is_some() {
+        channel = channel.waiting_for_deks();
+    }
     let mut reader = input(&args.input)?;
     let (mut buffer, mut chunk, mut text) = (BytesMut::new(), vec![0; CHUNK], Vec::new());
     let about = |failure: Failure| failure.about(show(&args.input));
     loop {
         let read = reader.read(&mut chunk).map_err(|error| Failure::io(show(&args.input), &error))?;
         buffer.extend_from_slice(&chunk[..read]);
-        while let Some(opened) = channel.next(&mut buffer).map_err(|error| about(error.into()))? {
+        while let Some(opened) = next_of(&mut channel, &mut buffer, unwrapper.as_ref()).map_err(about)? {
             text.extend_from_slice(&opened.payload);
             text.push(b'\n');
             if text.len() >= CHUNK {
@@ -228,6 +262,18 @@ fn open_channel(args: &OpenArgs, opener: Opener, mut output: Option<Output>) -> 
     }
     channel.end(&buffer).map_err(|error| about(error.into()))?;
     output.map_or(Ok(()), Output::finish)
+}
+
+/// The next message that is there; each DEK is unwrapped when its block has come.
+fn next_of(channel: &mut ChannelOpener, buffer: &mut BytesMut, unwrapper: Option<&Unwrapper>) -> Result<Option<Opened>, Failure> {
+    loop {
+        if let Some(opened) = channel.next(buffer)? {
+            return Ok(Some(opened));
+        }
+        let (Some(unwrapper), Some(block)) = (unwrapper, channel.needs_dek(buffer)) else { return Ok(None) };
+        let dek = unwrapper.dek(block)?;
+        channel.supply(buffer, &dek)?;
+    }
 }
 
 /// Writes what has gathered.

@@ -58,6 +58,15 @@ impl<'a> Passphrases<'a> {
         protected.open(passphrase).map_err(about)
     }
 
+    /// The passphrase of something that is no key file.
+    pub(super) fn of(self, path: &Path, what: &str) -> Result<Passphrase, Failure> {
+        self.given()?;
+        match self.given.into_inner().flatten() {
+            Some(given) => Ok(given),
+            None => ask(&format!("Passphrase of {what} {}: ", show(path)), path),
+        }
+    }
+
     /// A passphrase for a key file that is to be written.
     pub(super) fn choose(self, path: &Path) -> Result<Passphrase, Failure> {
         self.given()?;

@@ -47,7 +47,7 @@ pub(super) fn run(args: &RewrapArgs) -> Result<(), Failure> {
     if args.output.output.is_some() && args.files.len() > 1 {
         return Err(Failure::usage("-o takes one FILE; without -o each is rewritten in place"));
     }
-    let keyring = read_keyring(&args.keys)?;
+    let keyring = read_keyring(&args.keys.keys, &args.keys.passphrase)?;
     let lists: Vec<PathBuf> = args.add.iter().chain(&args.remove).map(PathBuf::from).collect();
     if args.output.output.is_some() {
         check_secrets_apart(output_path(&args.output), args.keys.keys.iter().chain(&lists), &args.keys.passphrase)?;

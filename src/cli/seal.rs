@@ -17,6 +17,7 @@ use super::{
         output_path,
     },
     keys::{read_recipients, read_sender_key},
+    kms::Pair,
     lines::next_line,
     replace::{Identity, Parked},
 };
@@ -28,7 +29,13 @@ use crate::{
 };
 
 pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
-    let to = read_recipients(&args.to)?;
+    let pair = args.dek.as_deref().map(Pair::read).transpose()?;
+    let mut to = read_recipients(&args.to)?;
+    if let Some(Pair { recipient, .. }) = &pair
+        && !to.contains(recipient)
+    {
+        to.push(recipient.clone());
+    }
     let suite = args.suite.for_messages_of(if args.channel { Some(0) } else { input_len(&args.input) }, &to);
     let mut sealer = Sealer::builder()
         .to_all(to)
@@ -37,6 +44,9 @@ pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
         .enc_per_slot(args.enc_per_slot)
         .pad(args.pad)
         .segment_log2(args.segment_size);
+    if let Some(Pair { dek, .. }) = pair {
+        sealer = sealer.dek(dek);
+    }
     if let Some(path) = &args.sign_with {
         let key = read_sender_key(path, &args.passphrase)?;
         sealer = if args.channel { sealer.sign_with(key) } else { sealer.sign_messages_with(key) };

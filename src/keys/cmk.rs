@@ -62,7 +62,7 @@ impl Cmk {
     }
 
     #[cfg(feature = "pq")]
-    fn from_seed(secret: Secret32) -> Self {
+    pub(crate) fn from_seed(secret: Secret32) -> Self {
         let key = XWingKey::new(&secret);
         let recipient = Recipient::of_xwing(key.public());
         Self { private: PrivateHalf::XWing(key), secret, recipient }
@@ -118,6 +118,12 @@ impl Cmk {
             Kem::X25519 => pem::write_secret(self.secret.bytes(), pem::X25519),
             Kem::XWing => Err(KeyError::NoPemForm),
         }
+    }
+
+    /// The secret half, for who keeps it: a store.
+    #[cfg(feature = "kms")]
+    pub(crate) fn secret_bytes(&self) -> &[u8; 32] {
+        self.secret.bytes()
     }
 
     /// The public half.

@@ -43,6 +43,11 @@ impl Dek {
         Self { secret, mine_alone: false }
     }
 
+    /// The same DEK, for who keeps one and lends it.
+    pub(crate) fn again(&self) -> Self {
+        Self { secret: Secret32::copied(self.secret.bytes()), mine_alone: self.mine_alone }
+    }
+
     /// States that nobody else holds this DEK or can have it from where it came: no other user of that key service, no
     /// other message under another block. Only then can a sealer sign it ([`SenderKey`](crate::SenderKey)), or an
     /// opener call a message verified ([`Sender`](crate::Sender)).

@@ -5,6 +5,8 @@ use std::{
 };
 
 use super::{Cmk, Decapsulator, Fingerprint};
+#[cfg(feature = "kms")]
+use crate::wire::Kem;
 use crate::wire::{DekBlock, HintMode};
 
 /// So many keys are few: they are tried on the slots one by one.
@@ -112,6 +114,14 @@ impl Keyring {
         };
         found.retain(|candidate| candidate.key.recipient().kem() == kem);
         found
+    }
+
+    /// All keys of one kind.
+    #[cfg(feature = "kms")]
+    pub(crate) fn of_kem(&self, kem: Kem) -> Vec<Candidate> {
+        let mut all = self.read().all();
+        all.retain(|candidate| candidate.key.recipient().kem() == kem);
+        all
     }
 
     // A panic elsewhere while the lock was held leaves a set of keys that is whole: every change is one insert or

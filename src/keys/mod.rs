@@ -34,6 +34,8 @@ pub use protected::{
     LANES_MAX, MEMORY_MAX, PASSES_MAX, PASSPHRASE_MAX, PROTECTED_TEXT_MAX, Passphrase, PassphraseError, ProtectError, Protected,
     SecretKey, WORK_MAX, change_passphrase, protected_from_key_file, secret_key_from_key_file,
 };
+#[cfg(feature = "kms")]
+pub(crate) use protected::{WRITTEN, check, stretch};
 pub(crate) use recipient::PublicHalf;
 pub use recipient::Recipient;
 pub use sender::{SenderKey, VerifyingKey};

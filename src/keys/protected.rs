@@ -29,7 +29,7 @@ const TAG_LEN: usize = 16;
 const NONCE: [u8; 12] = [0; 12];
 
 /// RFC 9106 §4, the second recommended option: what keys are protected with.
-const WRITTEN: Cost = Cost { passes: 3, kib: 64 * 1024, lanes: 4 };
+pub(crate) const WRITTEN: Cost = Cost { passes: 3, kib: 64 * 1024, lanes: 4 };
 
 /// Passes that a reader takes (spec 12.6).
 pub const PASSES_MAX: u32 = 10;
@@ -306,7 +306,7 @@ impl Protected {
 }
 
 /// Bounds on what a reader computes, before it does. [PASS-1]
-fn check(Cost { passes, kib, lanes }: Cost) -> Result<(), ProtectionError> {
+pub(crate) fn check(Cost { passes, kib, lanes }: Cost) -> Result<(), ProtectionError> {
     if !(1..=PASSES_MAX).contains(&passes) {
         return Err(ProtectionError::Passes(passes));
     }
@@ -325,7 +325,7 @@ fn check(Cost { passes, kib, lanes }: Cost) -> Result<(), ProtectionError> {
 }
 
 /// Argon2id, within the bounds: the one gate of writers and readers.
-fn stretch(passphrase: &Passphrase, salt: &[u8; 16], cost: Cost) -> Result<Derived, KeyError> {
+pub(crate) fn stretch(passphrase: &Passphrase, salt: &[u8; 16], cost: Cost) -> Result<Derived, KeyError> {
     check(cost)?;
     derive(passphrase.0.as_bytes(), salt, cost).map_err(|_| KeyError::Protection(ProtectionError::NoMemory { kib: cost.kib }))
 }

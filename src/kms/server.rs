@@ -10,10 +10,7 @@ use std::{
     future::Future,
     io,
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,9 +32,12 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::session::{
-    ANSWER_MAX, GREETING_LEN, HELLO_MAX, Hello, Identity, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX, Status, Welcome, limits,
-    opener, suite, verified,
+use super::{
+    health::{Metrics, Refusal},
+    session::{
+        ANSWER_MAX, GREETING_LEN, HELLO_MAX, Hello, Identity, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX, Status, Welcome,
+        limits, opener, suite, verified,
+    },
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
@@ -246,7 +246,7 @@ struct Shared {
     handler: Arc<dyn Serve>,
     limits: ServerLimits,
     registry: Mutex<Registry>,
-    counters: Counters,
+    metrics: Metrics,
 }
 
 /// Who is here.
@@ -257,17 +257,6 @@ struct Registry {
     strangers: BTreeMap<u64, AbortHandle>,
     served: HashMap<u64, AbortHandle>,
     callers: HashMap<VerifyingKey, usize>,
-}
-
-/// What happened, in numbers.
-#[derive(Default)]
-struct Counters {
-    accepted: AtomicU64,
-    evicted: AtomicU64,
-    refused: AtomicU64,
-    overloaded: AtomicU64,
-    served: AtomicU64,
-    requests: AtomicU64,
 }
 
 /// A server's life.
@@ -287,8 +276,14 @@ impl Server {
         let limits = ServerLimits { request, ..limits };
         let opener = opener(Keyring::from(identity.cmk), public.recipient.kem(), request);
         let signer = Arc::new(identity.sender);
-        let (registry, counters) = (Mutex::default(), Counters::default());
-        Self { shared: Arc::new(Shared { public, opener, signer, handler, limits, registry, counters }) }
+        let (registry, metrics) = (Mutex::default(), Metrics::default());
+        Self { shared: Arc::new(Shared { public, opener, signer, handler, limits, registry, metrics }) }
+    }
+
+    /// What happens, in numbers; and whether requests are taken.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics.clone()
     }
 
     /// Serves what connects to `listeners` until `stop` is there; then accepts no more, answers what has come, and ends.
@@ -296,10 +291,12 @@ impl Server {
         let (phase, phases) = watch::channel(Phase::Serving);
         let accepting = listeners.into_iter().map(|listener| Box::pin(self.shared.clone().accept_all(listener, phases.clone())));
         let accepting = accepting.collect::<Vec<_>>();
+        self.shared.metrics.set_ready(true);
         tokio::select! {
             _ = select_all(accepting) => {}
             () = stop => {}
         }
+        self.shared.metrics.set_ready(false);
         drop(phases);
         phase.send_replace(Phase::Finishing);
         self.shared.cut(|registry| registry.strangers.values().cloned().collect());
@@ -327,7 +324,7 @@ impl Shared {
 
     /// A connection is a stranger's until it has begun well. [KMS-12]
     fn take(self: &Arc<Self>, socket: Socket, phases: watch::Receiver<Phase>) {
-        self.counters.accepted.fetch_add(1, Relaxed);
+        self.metrics.accepted();
         let mut registry = self.registry();
         let id = registry.next;
         registry.next += 1;
@@ -347,9 +344,10 @@ impl Shared {
             }
         });
         registry.strangers.insert(id, task.abort_handle());
+        self.metrics.here(registry.strangers.len(), registry.served.len());
         drop(registry);
         if let Some((_, oldest)) = oldest {
-            self.counters.evicted.fetch_add(1, Relaxed);
+            self.metrics.refused(Refusal::Evicted);
             oldest.abort();
         }
     }
@@ -378,13 +376,20 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut registry = self.shared.registry();
         registry.strangers.remove(&self.id);
-        let Some(caller) = self.caller else { return };
-        registry.served.remove(&self.id);
-        if let Some(count) = registry.callers.get_mut(&caller) {
-            *count -= 1;
-            if *count == 0 {
-                registry.callers.remove(&caller);
-            }
+        if let Some(caller) = self.caller {
+            registry.served.remove(&self.id);
+            registry.leave(&caller);
+        }
+        self.shared.metrics.here(registry.strangers.len(), registry.served.len());
+    }
+}
+
+impl Registry {
+    fn leave(&mut self, caller: &VerifyingKey) {
+        let Some(count) = self.callers.get_mut(caller) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.callers.remove(caller);
         }
     }
 }
@@ -398,13 +403,13 @@ impl Place {
         let handle = registry.strangers.remove(&self.id)?;
         // [KMS-13]
         if registry.served.len() >= limits.connections || of_caller >= limits.connections_of_caller {
-            shared.counters.overloaded.fetch_add(1, Relaxed);
+            shared.metrics.refused(Refusal::Overloaded);
             return Some(Status::Overloaded);
         }
         registry.served.insert(self.id, handle);
         registry.callers.insert(caller, of_caller + 1);
+        shared.metrics.here(registry.strangers.len(), registry.served.len());
         drop(registry);
-        shared.counters.served.fetch_add(1, Relaxed);
         self.caller = Some(caller);
         Some(Status::Ready)
     }
@@ -416,9 +421,10 @@ impl Place {
     {
         // [KMS-12]
         let greeted = timeout(self.shared.limits.hello, Box::pin(self.greet(read, write, &phases))).await;
-        let Ok(Ok(Some((mut connection, status)))) = greeted else {
-            self.shared.counters.refused.fetch_add(1, Relaxed);
-            return;
+        let (mut connection, status) = match greeted {
+            Ok(Ok(Some(begun))) => begun,
+            Ok(_) => return self.shared.metrics.refused(Refusal::Hello),
+            Err(_) => return self.shared.metrics.refused(Refusal::Late),
         };
         if status == Status::Ready {
             connection.serve(&self.shared, phases).await;
@@ -567,7 +573,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         if request.is_empty() || request.len() > shared.limits.request {
             return Ok(false);
         }
-        shared.counters.requests.fetch_add(1, Relaxed);
+        shared.metrics.asked();
         let answer = if shared.handler.may_block(&request) {
             // What was answered before does not wait for it.
             self.answers.flush().await?;

@@ -3,16 +3,19 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use super::{CachePolicy, Unlocked};
-use crate::platform::{Clock, Moment};
+use crate::{
+    keys::Dek,
+    platform::{Clock, Moment},
+};
 
 pub(super) struct Cache {
-    policy: CachePolicy,
+    pub(super) policy: CachePolicy,
     /// Counts look-ups; an entry's copy of it tells when it was last of use.
     clock: AtomicU64,
     kept: RwLock<Kept>,
@@ -24,6 +27,32 @@ struct Kept {
     entries: HashMap<[u8; 32], Entry>,
     bytes: usize,
 }
+
+/// DEKs that were learnt for one message each, whose block a cache does not keep unlocked: its proof covers that message.
+#[derive(Default)]
+pub(super) struct Learnt(Mutex<Vec<(Box<[u8]>, Dek, Moment)>>);
+
+impl Learnt {
+    /// Keeps a DEK, in the place of the oldest where there are too many.
+    pub(super) fn insert(&self, raw: &[u8], dek: &Dek, now: Moment, policy: &CachePolicy) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(known, ..)| **known != *raw);
+        while !all.is_empty() && all.len() >= policy.deks.min(LEARNT_MAX) {
+            all.remove(0);
+        }
+        all.push((raw.into(), dek.again(), now));
+    }
+
+    /// The DEK of exactly this block, if it is not too old.
+    pub(super) fn get(&self, raw: &[u8], clock: &Clock, policy: &CachePolicy) -> Option<Dek> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(.., since)| clock.since(*since) < policy.age);
+        all.iter().find(|(known, ..)| **known == *raw).map(|(_, dek, _)| dek.again())
+    }
+}
+
+/// DEKs of single messages that are kept, each until its message was opened or others came.
+const LEARNT_MAX: usize = 64;
 
 struct Entry {
     raw: Box<[u8]>,

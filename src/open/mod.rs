@@ -27,7 +27,7 @@ use crate::{
 };
 pub(crate) use budget::Meters;
 pub use budget::{Budget, BudgetExceeded, Budgets};
-use cache::Cache;
+use cache::{Cache, Learnt};
 pub use error::{OpenError, PolicyError};
 pub use policy::{CachePolicy, ExpectedContext, KmsKey, Policy, Predicate};
 pub(crate) use replay::Receipt;
@@ -140,7 +140,8 @@ impl OpenerBuilder {
     /// The opener.
     #[must_use]
     pub fn build(self) -> Opener {
-        Opener(Arc::new(Inner { keyring: self.keyring, policy: self.policy, cache: Cache::new(self.cache), clock: self.clock }))
+        let (cache, learnt) = (Cache::new(self.cache), Learnt::default());
+        Opener(Arc::new(Inner { keyring: self.keyring, policy: self.policy, cache, learnt, clock: self.clock }))
     }
 }
 
@@ -163,6 +164,7 @@ struct Inner {
     keyring: Keyring,
     policy: Policy,
     cache: Cache,
+    learnt: Learnt,
     clock: Clock,
 }
 
@@ -230,9 +232,24 @@ impl Opener {
     }
 
     /// The same, which also tells what it has cost: trials.
-    pub(crate) fn open_counting(&self, mut envelope: BytesMut, trials: &mut u64) -> Result<Opened, OpenError> {
+    pub(crate) fn open_counting(&self, envelope: BytesMut, trials: &mut u64) -> Result<Opened, OpenError> {
+        self.open_here(envelope, |message| self.unlock_message(message, None, trials))
+    }
+
+    /// The same with a DEK that was found before.
+    #[cfg(feature = "kms")]
+    pub(crate) fn open_in_place_under(&self, envelope: BytesMut, unlocked: Arc<Unlocked>) -> Result<Opened, OpenError> {
+        self.open_here(envelope, |_| Ok(unlocked))
+    }
+
+    #[inline(always)]
+    fn open_here(
+        &self,
+        mut envelope: BytesMut,
+        unlock: impl FnOnce(&Message<'_>) -> Result<Arc<Unlocked>, OpenError>,
+    ) -> Result<Opened, OpenError> {
         let message = self.parse(&envelope)?;
-        let unlocked = self.unlock_message(&message, None, trials)?;
+        let unlocked = unlock(&message)?;
         unlocked.verify_message([message.raw_head, message.body, &self.0.policy.binding])?;
         self.check_room(&unlocked, message.head.seq)?;
         let Message { plan, body_at, head_at, plaintext, .. } = message;
@@ -339,7 +356,11 @@ impl Opener {
             self.0.policy.check_sender(&unlocked.sender)?;
             return Ok(unlocked);
         }
-        let found = match dek {
+        let Inner { learnt, cache, clock, .. } = &*self.0;
+        // Each message under such a block is verified by itself, whoever has unwrapped its DEK.
+        let of_one_message = dek.is_none() && block.options.proof_covers_message;
+        let learnt = if of_one_message { learnt.get(raw, clock, &cache.policy) } else { None };
+        let found = match dek.or(learnt.as_ref()) {
             Some(dek) => verify(raw, block, dek, None).ok_or(OpenError::HeaderMac)?,
             None => find(raw, block, &self.0.keyring, self.0.policy.limits.trials, trials)?.1,
         };
@@ -350,16 +371,52 @@ impl Opener {
         Ok(unlocked)
     }
 
+    /// Whether a block is opened without anyone's being asked: its DEK is kept, or a key of the keyring unwraps it. What the policy refuses is
+    /// refused here, before a KMS is asked.
+    ///
+    /// # Errors
+    /// [`OpenError`] for a block that no DEK would open.
+    pub fn has_key_for(&self, block: &[u8]) -> Result<bool, OpenError> {
+        let parsed = DekBlock::parse_alone(block, &self.0.policy.limits)?;
+        match self.unlock(block, &parsed, None, Covers::Dek, None, &mut 0) {
+            Ok(_) => Ok(true),
+            Err(reason) if reason.a_dek_would_help() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps the DEK of a block that was got from elsewhere, so that messages and streams under it open as long as the cache has it. Give it
     /// each answer once: those that are wrong are not counted here.
     ///
     /// # Errors
-    /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError::NotKept`] where the cache is to keep none, or not of this block: a
-    /// proof that covers one message gives its DEK to no other. [`OpenError`] for a block that is not opened at all.
+    /// [`OpenError::HeaderMac`] when it is not the block's; [`OpenError::NotKept`] where the cache is to keep none; [`OpenError`] for a block
+    /// that is not opened at all.
     pub fn learn(&self, block: &[u8], dek: &Dek) -> Result<(), OpenError> {
-        let parsed = DekBlock::parse_alone(block, &self.0.policy.limits)?;
-        self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0)?;
+        let Inner { cache, learnt, clock, policy, .. } = &*self.0;
+        let parsed = DekBlock::parse_alone(block, &policy.limits)?;
+        let unlocked = self.unlock(block, &parsed, None, Covers::Dek, Some(dek), &mut 0)?;
+        if !unlocked.is_reusable() && cache.policy.deks > 0 {
+            learnt.insert(block, dek, clock.now(), &cache.policy);
+            return Ok(());
+        }
         if self.cached(block).is_some() { Ok(()) } else { Err(OpenError::NotKept) }
+    }
+
+    /// Why a block by itself does not open with what is at hand, where a DEK from elsewhere would help; `None` where it opens.
+    #[cfg(feature = "kms")]
+    pub(crate) fn lacks_dek(&self, raw: &[u8]) -> Result<Option<OpenError>, OpenError> {
+        let block = DekBlock::parse_alone(raw, &self.0.policy.limits)?;
+        match self.unlock(raw, &block, None, Covers::Dek, None, &mut 0) {
+            Ok(_) => Ok(None),
+            Err(reason) if reason.a_dek_would_help() => Ok(Some(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the DEK of exactly this block is in the cache.
+    #[cfg(feature = "kms")]
+    pub(crate) fn has_cached(&self, raw: &[u8]) -> bool {
+        self.cached(raw).is_some()
     }
 
     fn cached(&self, raw: &[u8]) -> Option<Arc<Unlocked>> {
@@ -467,6 +524,12 @@ impl Numbered {
 }
 
 impl Ready<'_> {
+    /// What opens the message, without it.
+    #[cfg(feature = "kms")]
+    pub(crate) fn into_unlocked(self) -> Arc<Unlocked> {
+        self.unlocked
+    }
+
     /// Opens the payload.
     ///
     /// # Errors
@@ -491,6 +554,12 @@ impl<'a> NeedsDek<'a> {
     #[must_use]
     pub fn block(&self) -> &DekBlock<'a> {
         &self.message.block
+    }
+
+    /// The bytes of that block.
+    #[cfg(feature = "kms")]
+    pub(crate) fn raw_block(&self) -> &'a [u8] {
+        self.message.raw_block
     }
 
     /// Why the keyring does not open it.

@@ -29,10 +29,21 @@ pub(crate) fn find(
     limit: u64,
     trials: &mut u64,
 ) -> Result<(Dek, Found), OpenError> {
+    find_among(raw, block, &keyring.candidates(block), limit, trials)
+}
+
+/// The same with these keys of a keyring.
+pub(crate) fn find_among(
+    raw: &[u8],
+    block: &DekBlock<'_>,
+    candidates: &[Candidate],
+    limit: u64,
+    trials: &mut u64,
+) -> Result<(Dek, Found), OpenError> {
     let mut search = Search { raw, block, trials, limit, failure: OpenError::NoMatchingKey };
     // [WRAP-7]
-    for candidate in keyring.candidates(block) {
-        if let Some(found) = search.try_key(&candidate)? {
+    for candidate in candidates {
+        if let Some(found) = search.try_key(candidate)? {
             return Ok(found);
         }
     }

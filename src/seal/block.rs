@@ -43,7 +43,7 @@ impl Slot<'_> {
 }
 
 /// Appends a fresh enc for a recipient, and gives the secret in it.
-fn encapsulate(recipient: &Recipient, entropy: &mut Entropy, out: &mut Vec<u8>) -> Result<SharedSecret, SealError> {
+pub(crate) fn encapsulate(recipient: &Recipient, entropy: &mut Entropy, out: &mut Vec<u8>) -> Result<SharedSecret, SealError> {
     match recipient.half() {
         PublicHalf::X25519(public) => {
             let ephemeral = Ephemeral::new(&entropy.secret()?)?;

@@ -229,6 +229,13 @@ impl Sealer {
         Ok(())
     }
 
+    /// The DEK block by itself: a ciphertext DEK for who has no message yet.
+    #[cfg(feature = "kms")]
+    pub(crate) fn block(&mut self) -> Result<Bytes, SealError> {
+        self.ready_epoch(b"", 0)?;
+        self.epoch.as_ref().map(|epoch| epoch.block.clone()).ok_or(SealError::Failed)
+    }
+
     /// Whether there is a DEK for what follows the one in use.
     pub(crate) fn check_next_dek(&self) -> Result<(), SealError> {
         // [EXT-3]

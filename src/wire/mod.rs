@@ -25,6 +25,8 @@ mod split;
 mod suite;
 
 pub use block::DekBlock;
+#[cfg(feature = "cli")]
+pub(crate) use block::PREAMBLE_LEN;
 pub(crate) use block::PROOF_LEN;
 pub use error::{LimitExceeded, ParseError};
 pub use external::{External, Externals};

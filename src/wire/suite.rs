@@ -39,7 +39,7 @@ pub enum Aead {
 }
 
 impl Suite {
-    pub(super) fn parse(number: u8, offset: u64) -> Result<Self, ParseError> {
+    pub(crate) fn parse(number: u8, offset: u64) -> Result<Self, ParseError> {
         match number {
             1 => Ok(Self::X25519ChaCha20Poly1305),
             2 => Ok(Self::X25519Aes256Gcm),
@@ -111,6 +111,15 @@ impl Kem {
     #[must_use]
     pub fn id(self) -> u16 {
         self as u16
+    }
+
+    /// Bytes of an encapsulated key.
+    #[must_use]
+    pub fn enc_len(self) -> usize {
+        match self {
+            Self::X25519 => 32,
+            Self::XWing => 1120,
+        }
     }
 }
 

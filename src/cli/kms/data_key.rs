@@ -1,0 +1,229 @@
+//! Data keys, in and out of the program: a plaintext DEK goes through pipes and inherited descriptors, and is never in a file.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Read, Write},
+    path::Path,
+};
+
+use base64ct::{Base64, Encoding};
+use serde_json::{Value, json};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::args::PlaintextTo;
+use crate::{
+    cli::{Failure, fail::show, io::is_dash},
+    keys::{Dek, Recipient},
+    kms::{DataKeyPair, KeyUsed, Unwrapped},
+};
+
+pub(crate) const HELP: &str = "The plaintext DEK goes to a pipe or an inherited descriptor alone, as lines or as --json:
+  sealwire seal --dek <(sealwire kms generate-data-key --store keys orders) -o report.swe report.pdf
+  sealwire kms generate-data-key --store keys --without-plaintext orders --ciphertext report.dek";
+
+/// Bytes of the longest text of a data key that is read.
+const TEXT_MAX: u64 = 256 * 1024;
+
+/// A data key as it is printed.
+pub(super) struct Printed<'a> {
+    pub(super) key: &'a KeyUsed,
+    pub(super) recipient: Option<&'a Recipient>,
+    pub(super) plaintext: Option<&'a Dek>,
+    pub(super) ciphertext: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a DataKeyPair> for Printed<'a> {
+    fn from(pair: &'a DataKeyPair) -> Self {
+        let DataKeyPair { plaintext, ciphertext, key, recipient } = pair;
+        Self { key, recipient: recipient.as_ref(), plaintext: plaintext.as_ref(), ciphertext: Some(ciphertext) }
+    }
+}
+
+impl<'a> From<&'a Unwrapped> for Printed<'a> {
+    fn from(unwrapped: &'a Unwrapped) -> Self {
+        let Unwrapped { dek, key, recipient } = unwrapped;
+        Self { key, recipient: recipient.as_ref(), plaintext: Some(dek), ciphertext: None }
+    }
+}
+
+impl Printed<'_> {
+    /// The text of it. Holds the DEK, where there is one.
+    pub(super) fn text(&self, as_json: bool) -> Zeroizing<String> {
+        let dek = self.plaintext.map(|dek| Zeroizing::new(Base64::encode_string(dek.secret.bytes())));
+        let ciphertext = self.ciphertext.map(Base64::encode_string);
+        let mut out = Zeroizing::new(String::with_capacity(1024 + ciphertext.as_ref().map_or(0, String::len) + RECIPIENT_ROOM));
+        if as_json {
+            let mut value = json!({ "key": self.key.id, "version": self.key.version });
+            if let Some(recipient) = self.recipient {
+                value["recipient"] = recipient.to_string().into();
+            }
+            if let Some(dek) = &dek {
+                value["plaintext"] = dek.as_str().into();
+            }
+            if let Some(ciphertext) = ciphertext {
+                value["ciphertext"] = ciphertext.into();
+            }
+            let text = Zeroizing::new(value.to_string());
+            wipe(value);
+            out.push_str(&text);
+            out.push('\n');
+            return out;
+        }
+        let mut line = |name: &str, value: &str| {
+            out.push_str(name);
+            out.push_str(value);
+            out.push('\n');
+        };
+        line("key:        ", &self.key.id);
+        line("version:    ", &self.key.version.to_string());
+        if let Some(recipient) = self.recipient {
+            line("recipient:  ", &recipient.to_string());
+        }
+        if let Some(dek) = &dek {
+            line("plaintext:  ", dek);
+        }
+        if let Some(ciphertext) = &ciphertext {
+            line("ciphertext: ", ciphertext);
+        }
+        out
+    }
+}
+
+/// Characters of the longest recipient.
+const RECIPIENT_ROOM: usize = 2048;
+
+fn wipe(value: Value) {
+    if let Value::Object(map) = value {
+        for (_, value) in map {
+            if let Value::String(mut text) = value {
+                text.zeroize();
+            }
+        }
+    }
+}
+
+/// Where a plaintext DEK may go: looked at before anything is asked of a service.
+pub(super) struct Door(File);
+
+impl Door {
+    pub(super) fn open(to: &PlaintextTo) -> Result<Self, Failure> {
+        let file = match to.plaintext_fd {
+            Some(number) => inherited(number)?,
+            None => standard_output()?,
+        };
+        let meta = file.metadata().map_err(|error| Failure::io("standard output", &error))?;
+        if meta.is_file() {
+            return Err(Failure::usage(
+                "a plaintext DEK is never written to a file: keep the ciphertext DEK (--without-plaintext), or use a pipe",
+            ));
+        }
+        if file.is_terminal() && !to.force {
+            return Err(Failure::usage("a plaintext DEK is not shown on a terminal; use a pipe, or insist with --force"));
+        }
+        Ok(Self(file))
+    }
+
+    pub(super) fn say(mut self, text: &str) -> Result<(), Failure> {
+        self.0.write_all(text.as_bytes()).and_then(|()| self.0.flush()).map_err(|error| Failure::io("the plaintext DEK", &error))
+    }
+}
+
+#[cfg(unix)]
+fn standard_output() -> Result<File, Failure> {
+    use std::os::fd::AsFd;
+    let fd = io::stdout().as_fd().try_clone_to_owned();
+    fd.map(File::from).map_err(|error| Failure::io("standard output", &error))
+}
+
+#[cfg(not(unix))]
+fn standard_output() -> Result<File, Failure> {
+    Err(Failure::usage("plaintext DEKs are printed on Unix alone"))
+}
+
+/// What the process was given under this number.
+fn inherited(number: u16) -> Result<File, Failure> {
+    let path = format!("/dev/fd/{number}");
+    let opened = std::fs::OpenOptions::new().write(true).open(&path);
+    opened.map_err(|error| Failure::io(format!("--plaintext-fd {number}"), &error))
+}
+
+/// What `seal --dek` reads: the pair that `generate-data-key` or `decrypt-data-key` has printed.
+pub(crate) struct Pair {
+    pub(crate) dek: Dek,
+    pub(crate) recipient: Recipient,
+}
+
+impl Pair {
+    /// Reads it from a pipe, or a descriptor. A file is refused: plaintext DEKs are not kept in files.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let file = if is_dash(path) { File::open("/dev/stdin") } else { File::open(path) };
+        let file = file.map_err(|error| Failure::io(show(path), &error))?;
+        if file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(Failure::usage(format!(
+                "--dek: {} is a file, and a plaintext DEK is not kept in one; delete it, and use a pipe, such as <(sealwire kms generate-data-key …)",
+                show(path)
+            )));
+        }
+        let mut text = Zeroizing::new(String::with_capacity(16 * 1024));
+        let read = file.take(TEXT_MAX).read_to_string(&mut text);
+        read.map_err(|error| Failure::io(show(path), &error))?;
+        Self::parse(&text).map_err(|why| Failure::usage(format!("--dek: {}: {why}", show(path))))
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let parts = if text.trim_start().starts_with('{') { of_json(text)? } else { of_lines(text) };
+        let [plaintext, recipient] = parts;
+        let missing = "it is not what generate-data-key prints; did that fail?";
+        let recipient = recipient.ok_or(missing)?.parse().map_err(|_| "its recipient is none")?;
+        let mut bytes = Zeroizing::new([0; 33]);
+        let decoded =
+            Base64::decode(plaintext.ok_or(missing)?.as_bytes(), &mut bytes[..]).map_err(|_| "its plaintext is no DEK")?;
+        let dek = Dek::from_kms(decoded).map_err(|_| "its plaintext is no DEK of 32 bytes")?;
+        Ok(Self { dek, recipient })
+    }
+}
+
+type Parts = [Option<Zeroizing<String>>; 2];
+
+fn of_json(text: &str) -> Result<Parts, &'static str> {
+    let value: Value = serde_json::from_str(text).map_err(|_| "it is no JSON")?;
+    let parts = ["plaintext", "recipient"].map(|name| value[name].as_str().map(|text| Zeroizing::new(text.to_owned())));
+    wipe(value);
+    Ok(parts)
+}
+
+fn of_lines(text: &str) -> Parts {
+    ["plaintext:", "recipient:"].map(|name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(Zeroizing::new(line.trim().to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Cmk;
+
+    #[test]
+    fn what_is_printed_is_read() {
+        let cmk = Cmk::generate().unwrap();
+        let pair = DataKeyPair {
+            plaintext: Some(Dek::import(&[7; 32])),
+            ciphertext: vec![1, 2, 3],
+            key: KeyUsed { id: "cmk-1".into(), version: 3 },
+            recipient: Some(cmk.recipient().clone()),
+        };
+        for as_json in [true, false] {
+            let text = Printed::from(&pair).text(as_json);
+            let read = Pair::parse(&text).unwrap();
+            assert_eq!(read.dek.secret.bytes(), &[7; 32]);
+            assert_eq!(&read.recipient, cmk.recipient());
+            // The 32 bytes in Base64, by `base64`.
+            assert!(text.contains("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="));
+            assert!(text.contains("AQID"));
+        }
+        for bad in ["", "{", "{}", "plaintext: x\nrecipient: y", "plaintext: AQID\n"] {
+            assert!(Pair::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! serve, identity: a store on sockets.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::{sync::watch, task::spawn_blocking};
+
+use super::{
+    args::{IdentityArgs, ServeArgs},
+    service::{root_key, tell_repaired},
+};
+use crate::{
+    cli::{
+        Failure, cleanup,
+        fail::{note, print_line, show},
+        keys::{never_over, read_text, write_key_file},
+        listen::{raise_files, runtime},
+        report::utc,
+    },
+    keys::KEY_FILE_MAX,
+    kms::{AccessPolicy, Identity, Listener, LocalService, POLICY_MAX, Server, ServerLimits, Stopped},
+    platform::Clock,
+    wire::inspect::escape,
+};
+
+pub(crate) const HELP: &str = "Examples:
+  sealwire kms serve --store keys --root-key-file root.key --on 0.0.0.0:7310 --identity server.identity --policy policy.toml
+  sealwire kms serve --replica --store copy/state --root-key-file root.key --on unix:/run/sealwire.sock --identity server.identity --policy policy.toml
+
+The policy says who may do what; all else is denied:
+  [[caller]]
+  name = \"orders\"
+  key = \"sws1…\"                      # what `sealwire recipient` says of his sender's key file
+  expires = 2027-01-31T00:00:00Z      # optional
+  revoked = false                     # optional
+  allow = [{ verbs = [\"generate-data-key\", \"decrypt-data-key\"], keys = [\"orders\"] }]
+
+SIGHUP reads the policy again; one that is malformed is refused, and the old one stays. SIGTERM answers what has come, and ends.";
+
+/// How often the log is made durable, what is due destroyed, and a copy of a store looked at.
+const TEND: Duration = Duration::from_secs(1);
+
+pub(super) fn identity(args: &IdentityArgs) -> Result<(), Failure> {
+    // Told before anything is made.
+    if args.output.exists() {
+        return Err(never_over(&args.output));
+    }
+    let identity = if args.pq { Identity::generate_pq()? } else { Identity::generate()? };
+    write_key_file(&args.output, &identity.to_text(&utc(std::time::SystemTime::now())))?;
+    note(&format!("identity: {}", show(&args.output)));
+    print_line(identity.public().to_string().trim_end())
+}
+
+pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    lock_memory();
+    let text = read_text(&args.identity, "server's identity", KEY_FILE_MAX)?;
+    crate::cli::keys::warn_of_permissions(&args.identity);
+    let identity = Identity::from_text(&text).map_err(|error| Failure::usage(format!("{}: {error}", show(&args.identity))))?;
+    let policy = read_policy(&args.policy)?;
+    let service = Arc::new(open(args)?);
+    service.set_policy(policy);
+    raise_files();
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(args, identity, service.clone()));
+    runtime.shutdown_background();
+    // The last lines of the log.
+    service.tend()?;
+    served
+}
+
+fn open(args: &ServeArgs) -> Result<LocalService, Failure> {
+    let folder = &args.store.store;
+    let root = root_key(folder, &args.store.root)?;
+    if args.replica {
+        return Ok(LocalService::open_replica(folder, &root, args.audit_log.as_deref())?);
+    }
+    let service = LocalService::open(folder, &root)?;
+    tell_repaired(&service, folder);
+    Ok(service)
+}
+
+fn read_policy(path: &Path) -> Result<AccessPolicy, Failure> {
+    let text = read_text(path, "policy", POLICY_MAX)?;
+    let policy = AccessPolicy::from_toml(&text).map_err(|error| Failure::usage(format!("{}: {error}", show(path))))?;
+    for remark in policy.remarks(Clock::default().unix_seconds()) {
+        note(&format!("note: {}: {remark}", show(path)));
+    }
+    Ok(policy)
+}
+
+async fn serve(args: &ServeArgs, identity: Identity, service: Arc<LocalService>) -> Result<(), Failure> {
+    let report = Report { json: args.json };
+    let mut listeners = Vec::new();
+    let mut stop = cleanup::graceful();
+    let hangups = cleanup::hangups();
+    for on in &args.on {
+        listeners.push(listen(on).await?);
+    }
+    // Before anyone is told that we are there: a signal is heeded from then on.
+    for (on, listener) in args.on.iter().zip(&listeners) {
+        report.listening(on, listener);
+    }
+    let tending = tokio::spawn(tend(service.clone()));
+    let reloading = tokio::spawn(reload(args.policy.clone(), service.clone(), hangups));
+    let server = Server::new(identity, service, ServerLimits::default());
+    let stopped = server.run(listeners, async move { drop(stop.wait_for(|stop| *stop).await) }).await;
+    tending.abort();
+    reloading.abort();
+    report.stopped(stopped);
+    Ok(())
+}
+
+async fn listen(on: &str) -> Result<Listener, Failure> {
+    let failed = |error: std::io::Error| Failure::io(escape(on.as_bytes()), &error);
+    #[cfg(unix)]
+    if let Some(path) = on.strip_prefix("unix:") {
+        remove_stale(Path::new(path)).await;
+        return Ok(tokio::net::UnixListener::bind(path).map_err(failed)?.into());
+    }
+    Listener::tcp(on).await.map_err(failed)
+}
+
+/// Removes the socket of a server that is gone. One that answers is left alone, and so is everything that is no socket.
+#[cfg(unix)]
+async fn remove_stale(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+    if is_socket && tokio::net::UnixStream::connect(path).await.is_err_and(|error| refused(&error)) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// What goes wrong is told when it begins, and when it is over.
+async fn tend(service: Arc<LocalService>) {
+    let mut every = tokio::time::interval(TEND);
+    let mut told = None;
+    loop {
+        every.tick().await;
+        let tended = service.clone();
+        let Ok(tended) = spawn_blocking(move || tended.tend()).await else { return };
+        let now = tended.err().map(|error| Failure::from(error).message);
+        match (&told, &now) {
+            (before, Some(message)) if before.as_ref() != Some(message) => note(&format!("error: {message}")),
+            (Some(_), None) => note("note: the store can be written and read again"),
+            _ => {}
+        }
+        told = now;
+    }
+}
+
+/// Reads the policy again when a signal says so; keeps the old one where the new one is none.
+async fn reload(path: std::path::PathBuf, service: Arc<LocalService>, mut hangups: watch::Receiver<u64>) {
+    while hangups.changed().await.is_ok() {
+        match read_policy(&path) {
+            Ok(policy) => {
+                note(&format!("policy: {} callers, from {}", policy.len(), show(&path)));
+                service.set_policy(policy);
+            }
+            Err(failure) => note(&format!("error: the policy stays as it was: {}", failure.message)),
+        }
+    }
+}
+
+/// Keeps memory from the disk where the system lets us without counting: with a limit, memory that is asked for later would be refused.
+fn lock_memory() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::{
+            mm::{MlockAllFlags, mlockall},
+            process::{Resource, getrlimit},
+        };
+        let unlimited = getrlimit(Resource::Memlock).current.is_none();
+        let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+        if !unlimited || mlockall(all).is_err() {
+            note(
+                "note: memory is not locked, and keys may reach a swap device; allow it (ulimit -l unlimited, LimitMEMLOCK=infinity)",
+            );
+        }
+    }
+}
+
+/// What is told on standard error.
+#[derive(Clone, Copy)]
+struct Report {
+    json: bool,
+}
+
+impl Report {
+    fn listening(self, on: &str, listener: &Listener) {
+        let address = match listener {
+            Listener::Tcp(listener) => listener.local_addr().map_or_else(|_| on.into(), |address| address.to_string()),
+            _ => escape(on.as_bytes()),
+        };
+        if self.json {
+            note(&json!({ "event": "listening", "address": address }).to_string());
+        } else {
+            note(&format!("listening on {address}"));
+        }
+    }
+
+    fn stopped(self, stopped: Stopped) {
+        if self.json {
+            note(&json!({ "event": "stopped", "cut": stopped.cut }).to_string());
+        } else if stopped.cut > 0 {
+            note(&format!("stopped; {} connections were cut before all of their answers were read", stopped.cut));
+        }
+    }
+}

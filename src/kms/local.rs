@@ -1,0 +1,315 @@
+//! A key service over a store, in this process: whole requests in, answers out, and between them the disk.
+
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::{
+    KmsError,
+    handle::{Handled, handle},
+    key::KeyId,
+    keys::Keys,
+    message::{Answer, Request, Verb},
+    policy::{AccessPolicy, Rights},
+    server::{Serve, wiped},
+    service::{Answers, Reply},
+    store::{Record, Repaired, Replica, RootKey, Store, StoreError},
+};
+use crate::{
+    keys::VerifyingKey,
+    platform::{Clock, Entropy},
+    wire::ParseError,
+};
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub enum Caller<'a> {
+    /// Who has opened the store, and so has every key: nothing is denied.
+    Owner,
+    /// Whoever has this sender key: what the policy says.
+    Sender(&'a VerifyingKey),
+}
+
+/// A service whose store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenServiceError {
+    /// The store itself.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is in it, which is authentic: written by a newer version, perhaps.
+    #[error("the state of the store is not understood: {0}")]
+    State(#[from] ParseError),
+}
+
+/// A key service over a store. Clones are not needed: it is shared by reference, from many threads.
+///
+/// ```
+/// use sealwire::{Kem, kms::{KeyService, LocalService, store::RootKey}};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let (root, _) = RootKey::generate("2026-01-01T00:00:00Z")?;
+/// let service = LocalService::create(&folder.path().join("kms"), &root)?;
+/// let orders = service.create_key(Kem::X25519, Some("orders".parse()?)).await?;
+/// let recipient = service.get_public_key(&orders.id.into()).await?.recipient;
+/// let envelope = sealwire::seal(b"an order", &[recipient])?;
+/// # let _ = envelope;
+/// # Ok(()) }
+/// ```
+pub struct LocalService {
+    keys: RwLock<Keys>,
+    kept: RwLock<Kept>,
+    access: RwLock<Arc<AccessPolicy>>,
+    clock: Clock,
+}
+
+/// Where a service keeps what it has.
+enum Kept {
+    Store(Box<Store>),
+    Replica(Box<Replica>),
+    Nowhere,
+}
+
+impl Kept {
+    fn log(&self, record: &Record) -> Result<(), StoreError> {
+        match self {
+            Self::Store(store) => store.log(record),
+            Self::Replica(replica) => replica.log(record),
+            Self::Nowhere => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Store(store) => store.sync(),
+            Self::Replica(replica) => replica.sync(),
+            Self::Nowhere => Ok(()),
+        }
+    }
+
+    fn replace(&mut self, state: &[u8], record: &Record) -> Result<(), KmsError> {
+        match self {
+            Self::Store(store) => store.replace(state, record).map_err(failed),
+            Self::Replica(_) => Err(KmsError::ReadOnly),
+            Self::Nowhere => Ok(()),
+        }
+    }
+}
+
+fn failed(error: StoreError) -> KmsError {
+    KmsError::Failed(Arc::new(error))
+}
+
+impl LocalService {
+    /// A service over a new store, without a key.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a store that is there is not written over.
+    pub fn create(folder: &Path, root: &RootKey) -> Result<Self, StoreError> {
+        let keys = Keys::default();
+        let store = Store::create(folder, root, &keys.encode_with(&[]))?;
+        Ok(Self::over(keys, Kept::Store(Box::new(store))))
+    }
+
+    /// A service over a store that is there, which no other process writes to meanwhile. What was to be destroyed by now is.
+    ///
+    /// # Errors
+    /// [`OpenServiceError`].
+    pub fn open(folder: &Path, root: &RootKey) -> Result<Self, OpenServiceError> {
+        let (store, state) = Store::open(folder, root)?;
+        let service = Self::over(Keys::decode(&state)?, Kept::Store(Box::new(store)));
+        service.destroy_what_is_due()?;
+        Ok(service)
+    }
+
+    /// A service that answers from a copy of a store, or of its state file, and changes nothing. It keeps a log of its own in the folder
+    /// `log`, where one is named.
+    ///
+    /// # Errors
+    /// [`OpenServiceError`].
+    pub fn open_replica(copy: &Path, root: &RootKey, log: Option<&Path>) -> Result<Self, OpenServiceError> {
+        let (mut replica, state) = Replica::open(copy, root)?;
+        if let Some(folder) = log {
+            replica.log_to(folder)?;
+        }
+        Ok(Self::over(Keys::decode(&state)?, Kept::Replica(Box::new(replica))))
+    }
+
+    /// A service that forgets everything with its process: for tests, and for CMKs that are to live no longer.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::over(Keys::default(), Kept::Nowhere)
+    }
+
+    fn over(keys: Keys, kept: Kept) -> Self {
+        Self { keys: RwLock::new(keys), kept: RwLock::new(kept), access: RwLock::default(), clock: Clock::default() }
+    }
+
+    /// Who may do what from now on; before that nobody but the owner may do anything.
+    pub fn set_policy(&self, policy: AccessPolicy) {
+        *write(&self.access) = Arc::new(policy);
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> Arc<AccessPolicy> {
+        read(&self.access).clone()
+    }
+
+    /// What a crash had left, and opening the store has mended.
+    #[must_use]
+    pub fn repaired(&self) -> Option<Repaired> {
+        match &*read(&self.kept) {
+            Kept::Store(store) => store.repaired(),
+            _ => None,
+        }
+    }
+
+    /// Answers a request. What it changes is on the disk by then, and so is its line in the log; the lines of uses that change nothing are
+    /// when [`tend`](Self::tend) returns.
+    ///
+    /// # Errors
+    /// [`KmsError`]; nothing was changed. Where the line could not be written, nothing is answered.
+    pub fn ask(&self, caller: Caller<'_>, request: Request) -> Result<Answer, KmsError> {
+        let (now, verb) = (self.clock.unix_seconds(), request.verb());
+        let policy = self.policy();
+        let rights = match caller {
+            Caller::Owner => Rights::LOCAL,
+            Caller::Sender(key) => policy.rights(key, now),
+        };
+        let record = |handled: &Handled| Record {
+            at: now,
+            caller: rights.name.into(),
+            action: verb.name().into(),
+            key: handled.about.map(|id| id.to_string()),
+            result: handled.answer.as_ref().err().map_or("ok", KmsError::reason).into(),
+        };
+        if verb.is_change() {
+            return self.change(rights, request, now, record);
+        }
+        let handled = handle(&read(&self.keys), rights, request, now, &mut Entropy::default());
+        // [KMS-49]
+        read(&self.kept).log(&record(&handled)).map_err(failed)?;
+        handled.answer
+    }
+
+    fn change(
+        &self,
+        rights: Rights<'_>,
+        request: Request,
+        now: u64,
+        record: impl Fn(&Handled) -> Record,
+    ) -> Result<Answer, KmsError> {
+        // Held from the look to the change: nobody else changes anything in between.
+        let mut kept = write(&self.kept);
+        if let Kept::Replica(_) = &*kept {
+            return Err(KmsError::ReadOnly);
+        }
+        let (handled, state) = {
+            let keys = read(&self.keys);
+            let handled = handle(&keys, rights, request, now, &mut Entropy::default());
+            let state = (!handled.changes.is_empty()).then(|| keys.encode_with(&handled.changes));
+            (handled, state)
+        };
+        match state {
+            Some(state) => kept.replace(&state, &record(&handled))?,
+            None => kept.log(&record(&handled)).map_err(failed)?,
+        }
+        let mut keys = write(&self.keys);
+        handled.changes.into_iter().for_each(|change| keys.apply(change));
+        handled.answer
+    }
+
+    /// What a server does every second or so: makes the log durable, destroys what is due, and, of a replica, reads the store anew where it was
+    /// replaced.
+    ///
+    /// # Errors
+    /// [`OpenServiceError`]: what was there before is still served.
+    pub fn tend(&self) -> Result<(), OpenServiceError> {
+        read(&self.kept).sync()?;
+        self.destroy_what_is_due()?;
+        let mut kept = write(&self.kept);
+        if let Kept::Replica(replica) = &mut *kept
+            && let Some(state) = replica.reload()?
+        {
+            *write(&self.keys) = Keys::decode(&state)?;
+        }
+        Ok(())
+    }
+
+    /// Destroys the CMKs whose time has come; until this was done they are used for nothing all the same.
+    fn destroy_what_is_due(&self) -> Result<(), StoreError> {
+        let now = self.clock.unix_seconds();
+        if read(&self.keys).due(now).is_empty() {
+            return Ok(());
+        }
+        let mut kept = write(&self.kept);
+        let Kept::Store(store) = &mut *kept else { return Ok(()) };
+        // A state for each, so that each has its line in the log.
+        loop {
+            let (change, id, state) = {
+                let keys = read(&self.keys);
+                let Some((id, change)) = keys.due(now).into_iter().next() else { return Ok(()) };
+                let changes = [change];
+                let state: Zeroizing<Vec<u8>> = keys.encode_with(&changes);
+                let [change] = changes;
+                (change, id, state)
+            };
+            store.replace(&state, &destroyed(id, now))?;
+            write(&self.keys).apply(change);
+        }
+    }
+
+    /// The store, for who keeps it: backups, rotations of the log. `None` for a replica, and in memory.
+    pub fn with_store<T>(&self, act: impl FnOnce(&mut Store) -> T) -> Option<T> {
+        match &mut *write(&self.kept) {
+            Kept::Store(store) => Some(act(store)),
+            _ => None,
+        }
+    }
+}
+
+fn destroyed(id: KeyId, now: u64) -> Record {
+    let key = Some(id.to_string());
+    Record { at: now, caller: "schedule".into(), action: "destroy-key".into(), key, result: "ok".into() }
+}
+
+// Every change of what is behind a lock is one assignment, or goes through all of its steps: a panic elsewhere leaves it whole.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As its owner.
+impl Answers for LocalService {
+    fn answer(&self, request: Request) -> Reply<'_, Answer> {
+        Box::pin(async move { self.ask(Caller::Owner, request) })
+    }
+}
+
+/// For the callers that its policy names.
+impl Serve for LocalService {
+    fn knows(&self, caller: &VerifyingKey) -> bool {
+        self.policy().knows(caller)
+    }
+
+    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
+        let answer = match Request::decode(&request) {
+            Ok(request) => self.ask(Caller::Sender(caller), request),
+            Err(error) => Err(KmsError::Invalid(error.to_string())),
+        };
+        wiped(Answer::encode(&answer))
+    }
+
+    fn may_block(&self, request: &[u8]) -> bool {
+        Verb::of(request).is_some_and(Verb::is_change)
+    }
+}

@@ -1,1 +1,0 @@
-//! A CMK inside a token (PKCS#11).

@@ -1,0 +1,330 @@
+//! File systems that fail: each call that a store makes, in each way, and what the store is afterwards.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing is done.
+    Before,
+    /// Half of what is written is written; other calls do nothing.
+    Short,
+    /// It is done, and an error is told.
+    After,
+}
+
+/// Counts calls, and makes those fail that were chosen.
+#[derive(Clone, Default)]
+pub(super) struct Faults(Arc<Mutex<Plan>>);
+
+#[derive(Default)]
+struct Plan {
+    calls: u32,
+    chosen: Option<(u32, Kind, Lasting)>,
+}
+
+/// Whether the calls after the chosen one fail too.
+type Lasting = bool;
+
+impl Faults {
+    /// From now on the call number `n`, from 1, fails; and those after it, if that is to last.
+    pub(super) fn choose(&self, n: u32, kind: Kind, lasting: Lasting) {
+        *self.0.lock().unwrap() = Plan { calls: 0, chosen: Some((n, kind, lasting)) };
+    }
+
+    /// No call fails any more; tells whether one did.
+    pub(super) fn mend(&self) -> bool {
+        let mut plan = self.0.lock().unwrap();
+        let failed = plan.chosen.is_some_and(|(n, ..)| plan.calls >= n);
+        *plan = Plan::default();
+        failed
+    }
+
+    pub(super) fn before(&self) -> io::Result<()> {
+        let mut plan = self.0.lock().unwrap();
+        plan.calls += 1;
+        plan.fails(plan.calls, |kind| kind != Kind::After)
+    }
+
+    pub(super) fn after(&self) -> io::Result<()> {
+        let plan = self.0.lock().unwrap();
+        plan.fails(plan.calls, |kind| kind == Kind::After)
+    }
+
+    /// Whether half of what the next call writes is written before it fails.
+    pub(super) fn is_short(&self) -> bool {
+        let plan = self.0.lock().unwrap();
+        plan.fails(plan.calls + 1, |kind| kind == Kind::Short).is_err()
+    }
+}
+
+impl Plan {
+    fn fails(&self, call: u32, of: impl Fn(Kind) -> bool) -> io::Result<()> {
+        match self.chosen {
+            Some((n, kind, lasting)) if of(kind) && (call == n || (lasting && call > n)) => {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    use super::{
+        super::{Record, Repaired, RootKey, Store, StoreError, disk::Disk, records, restore, verify},
+        *,
+    };
+    use crate::Cmk;
+
+    const WAYS: [(Kind, Lasting); 5] =
+        [(Kind::Before, false), (Kind::Before, true), (Kind::Short, false), (Kind::Short, true), (Kind::After, false)];
+
+    fn root(n: u8) -> RootKey {
+        RootKey::from_cmk(&Cmk::from_x25519(&[n; 32]))
+    }
+
+    fn record(action: &str) -> Record {
+        Record { at: 1, caller: "alice".into(), action: action.into(), key: None, result: "ok".into() }
+    }
+
+    /// A folder with a store whose state is `old`, of generation 2, with uses logged before and after its change.
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn empty() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn new() -> Self {
+            let place = Self::empty();
+            let mut store = Store::create(&place.store(), &root(1), b"first").unwrap();
+            store.log(&record("use")).unwrap();
+            store.replace(b"old", &record("change")).unwrap();
+            place
+        }
+
+        fn store(&self) -> PathBuf {
+            self.0.path().join("kms")
+        }
+
+        fn unfinished(&self) -> Vec<String> {
+            let names = fs::read_dir(self.store()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name.ends_with(".new")).collect()
+        }
+
+        /// The state under either root key. It is whole, the log belongs to it, and nothing unfinished is left.
+        fn state(&self) -> (Vec<u8>, u64) {
+            let (root, (store, state)) = match Store::open(&self.store(), &root(1)) {
+                Ok(opened) => (root(1), opened),
+                Err(StoreError::WrongRootKey) => (root(2), Store::open(&self.store(), &root(2)).unwrap()),
+                Err(error) => panic!("{error:?}"),
+            };
+            assert!(self.unfinished().is_empty());
+            let generation = store.generation();
+            drop(store);
+            let report = verify(&self.store(), &root).unwrap();
+            assert_eq!((report.torn_bytes, report.line_missing, report.generation), (0, false, generation));
+            // One line for each change, and no other.
+            let changes = records(&self.store()).unwrap().filter_map(|entry| entry.unwrap().generation);
+            assert!(changes.eq(2..=generation));
+            (state.to_vec(), generation)
+        }
+
+        fn uses(&self) -> usize {
+            records(&self.store()).unwrap().filter(|entry| entry.as_ref().unwrap().record.action == "use").count()
+        }
+    }
+
+    /// Makes each call of an operation fail in each way; calls `check` with what came of it.
+    fn each_fault(
+        place: impl Fn() -> Place,
+        operation: impl Fn(&Disk, &Place) -> Result<Option<Store>, StoreError>,
+        check: impl Fn(&Place, Result<Option<Store>, StoreError>, &Disk),
+    ) -> u32 {
+        let mut failed = 0;
+        for (kind, lasting) in WAYS {
+            for n in 1.. {
+                let (place, disk) = (place(), Disk::default());
+                disk.faults.choose(n, kind, lasting);
+                let done = operation(&disk, &place);
+                if !disk.faults.mend() {
+                    assert!(done.is_ok(), "it fails where nothing did");
+                    break;
+                }
+                failed += 1;
+                check(&place, done, &disk);
+            }
+        }
+        failed
+    }
+
+    /// What a store that is open does, on a disk that begins to fail.
+    fn each_fault_of(change: impl Fn(&mut Store) -> Result<(), StoreError>, new: &[u8]) -> u32 {
+        let mut failed = 0;
+        for (kind, lasting) in WAYS {
+            for (n, crash) in (1..).flat_map(|n| [(n, false), (n, true)]) {
+                let (place, disk) = (Place::new(), Disk::default());
+                let (mut store, state) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+                assert_eq!(&state[..], b"old");
+                store.log(&record("use")).unwrap();
+                disk.faults.choose(n, kind, lasting);
+                let done = change(&mut store);
+                if crash {
+                    drop(store);
+                    if !disk.faults.mend() {
+                        break;
+                    }
+                    failed += 1;
+                    let (state, _) = place.state();
+                    assert!(state == new || (state == b"old" && done.is_err()), "{kind:?} {n}: {done:?}");
+                    assert_eq!(place.uses(), 2 + usize::from(done.is_ok() && new == b"use"));
+                    continue;
+                }
+                disk.faults.mend();
+                match (&done, change(&mut store)) {
+                    // It tells that it takes no more; opened again, it does.
+                    (Err(_), Err(StoreError::Failed)) => {
+                        drop(store);
+                        let (mut store, state) =
+                            Store::open(&place.store(), &root(1)).or_else(|_| Store::open(&place.store(), &root(2))).unwrap();
+                        assert!([new, b"old"].contains(&&state[..]));
+                        change(&mut store).unwrap();
+                    }
+                    (_, again) => again.unwrap(),
+                }
+                assert_eq!(place.state().0, new, "{kind:?} {n}");
+            }
+        }
+        failed
+    }
+
+    #[test]
+    fn replacing() {
+        let failed = each_fault_of(|store| store.replace(b"new", &record("change")), b"new");
+        assert!(failed > 5 * 9, "{failed}");
+    }
+
+    #[test]
+    fn changing_the_root_key() {
+        let failed = each_fault_of(|store| store.change_root(&root(2), &record("change")), b"old");
+        assert!(failed > 5 * 10, "{failed}");
+    }
+
+    #[test]
+    fn rotating() {
+        let failed = each_fault_of(
+            |store| {
+                store.log(&record("more"))?;
+                store.rotate()
+            },
+            b"old",
+        );
+        assert!(failed > 5 * 7, "{failed}");
+    }
+
+    /// A use that was refused is not in the log, and one that was not refused is.
+    #[test]
+    fn logging() {
+        for (kind, lasting) in WAYS {
+            for n in 1..4 {
+                let (place, disk) = (Place::new(), Disk::default());
+                let (store, _) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+                disk.faults.choose(n, kind, lasting);
+                let logged = [store.log(&record("use")), store.log(&record("use"))].iter().filter(|done| done.is_ok()).count();
+                let synced = store.sync();
+                let failed = disk.faults.mend();
+                assert!(failed);
+                assert!(synced.is_err() || logged < 2 || n > 2, "{kind:?} {n}");
+                drop(store);
+                let torn = matches!((kind, lasting, n), (Kind::Short, true, _));
+                assert!(place.uses() == 1 + logged || torn, "{kind:?} {lasting} {n}: {} {logged}", place.uses());
+                place.state();
+                assert_eq!(place.uses(), 1 + logged, "{kind:?} {lasting} {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn creating() {
+        let create = |disk: &Disk, place: &Place| Store::create_on(disk.clone(), &place.store(), &root(1), b"old", 1).map(Some);
+        let failed = each_fault(Place::empty, create, |place, done, _| {
+            drop(done);
+            match Store::create(&place.store(), &root(1), b"old") {
+                Ok(_) => {}
+                // It was told that it may be there, and it is.
+                Err(StoreError::Exists(path)) => assert_eq!(path, place.store().join("state")),
+                Err(error) => panic!("{error:?}"),
+            }
+            assert_eq!(place.state(), (b"old".to_vec(), 1));
+        });
+        assert!(failed > 5 * 10, "{failed}");
+    }
+
+    /// A store whose last line is torn, with files that are not finished: what a crash leaves.
+    fn crashed() -> Place {
+        let place = Place::new();
+        let log = place.store().join("audit.log");
+        let content = fs::read(&log).unwrap();
+        fs::write(&log, &content[..content.len() - 30]).unwrap();
+        ["state.new", "audit.log.new"].map(|name| fs::write(place.store().join(name), b"half").unwrap());
+        place
+    }
+
+    #[test]
+    fn opening() {
+        let open =
+            |disk: &Disk, place: &Place| Store::open_on(disk.clone(), &place.store(), &root(1)).map(|(store, _)| Some(store));
+        let failed = each_fault(crashed, open, |place, done, _| {
+            drop(done);
+            assert_eq!(place.state(), (b"old".to_vec(), 2));
+        });
+        assert!(failed > 5 * 12, "{failed}");
+        let place = crashed();
+        let (store, _) = Store::open(&place.store(), &root(1)).unwrap();
+        let line = store.repaired().unwrap();
+        assert!(line.torn_bytes > 100);
+        assert_eq!(line, Repaired { torn_bytes: line.torn_bytes, line_added: true });
+    }
+
+    fn is_empty(folder: &Path) -> bool {
+        fs::read_dir(folder).unwrap().next().is_none()
+    }
+
+    #[test]
+    fn backing_up() {
+        let to = |place: &Place| place.0.path().join("to").join("backup");
+        let with_folder = || {
+            let place = Place::new();
+            fs::create_dir(place.0.path().join("to")).unwrap();
+            place
+        };
+        let back_up = |disk: &Disk, place: &Place| {
+            let (mut store, _) = Store::open(&place.store(), &root(1))?;
+            store.disk = disk.clone();
+            store.backup(&to(place)).map(|_| None)
+        };
+        let failed = each_fault(with_folder, back_up, |place, done, disk| {
+            drop(done);
+            let _ = disk;
+            assert_eq!(place.state(), (b"old".to_vec(), 2));
+            if to(place).exists() {
+                let restored = place.0.path().join("again");
+                drop(restore(&to(place), &restored, &root(1)).unwrap());
+                assert_eq!(&Store::open(&restored, &root(1)).unwrap().1[..], b"old");
+            } else {
+                let unfinished = to(place).with_file_name("backup.new");
+                assert!(is_empty(unfinished.parent().unwrap()) || unfinished.exists());
+            }
+        });
+        assert!(failed > 5 * 7, "{failed}");
+    }
+}

@@ -1,0 +1,232 @@
+//! The audit log of a store: lines that are appended, files that follow each other (spec/store.md, Audit log).
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    AuditError, Record, StoreError,
+    disk::{Disk, unfinished},
+    record::{Anchor, Chain, FileHead},
+    walk::{Files, Found},
+};
+use crate::wire::len64;
+
+/// Bytes after which a file of a log is followed by another.
+pub const ROTATE_AT: u64 = 16 * 1024 * 1024;
+
+/// A log that is written to. Everything of it is durable when it is synced or dropped.
+pub(super) struct Log {
+    disk: Disk,
+    folder: PathBuf,
+    pub(super) chain: Chain,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    file: Arc<File>,
+    number: u64,
+    /// Whether a line follows the file's head.
+    has_lines: bool,
+    /// Bytes of whole lines.
+    len: u64,
+    /// Bytes that are durable.
+    synced: u64,
+    end: Anchor,
+    /// A line that is durable elsewhere, and could not be appended yet.
+    owed: Option<(Vec<u8>, Anchor)>,
+    rotate_at: u64,
+    /// What is on the disk is in doubt.
+    failed: bool,
+}
+
+impl Log {
+    /// Begins a log, or a further file of it, after what stands in `after`; nothing is there under its name.
+    pub(super) fn create(disk: &Disk, folder: &Path, chain: Chain, number: u64, after: Anchor) -> Result<Self, StoreError> {
+        let (new, path) = (unfinished(&current(folder)), current(folder));
+        let (file, len) = new_file(disk, &new, &chain.head(number, after))?;
+        let named = disk.rename(&new, &path).and_then(|()| disk.sync_folder(folder));
+        named.map_err(StoreError::io("naming", &path))?;
+        Ok(Self::at(disk, folder, chain, file, (number, len, after), false))
+    }
+
+    /// Goes on with a log that was walked through: its torn end is cut off, and its missing file begun.
+    pub(super) fn resume(disk: &Disk, folder: &Path, chain: Chain, found: &Found) -> Result<Self, StoreError> {
+        disk.remove(&unfinished(&current(folder))).map_err(StoreError::io("removing", unfinished(&current(folder))))?;
+        if !found.has_current {
+            return Self::create(disk, folder, chain, found.number.saturating_add(1), found.end);
+        }
+        let path = current(folder);
+        let file = disk.open_to_append(&path)?;
+        // [STO-13]
+        if found.torn > 0 {
+            let cut = disk.truncate(&file, found.len).and_then(|()| disk.sync(&file));
+            cut.map_err(StoreError::io("cutting the torn end off", &path))?;
+        }
+        Ok(Self::at(disk, folder, chain, file, (found.number, found.len, found.end), true))
+    }
+
+    fn at(disk: &Disk, folder: &Path, chain: Chain, file: File, at: (u64, u64, Anchor), has_lines: bool) -> Self {
+        let (number, len, end) = at;
+        // What was there may never have been synced by who wrote it.
+        let (file, owed) = (Arc::new(file), None);
+        let inner = Inner { file, number, has_lines, len, synced: 0, end, owed, rotate_at: ROTATE_AT, failed: false };
+        Self { disk: disk.clone(), folder: folder.into(), chain, inner: Mutex::new(inner) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a record; it outlives this process at once, and the machine when it was synced.
+    pub(super) fn append(&self, record: &Record) -> Result<(), StoreError> {
+        let mut inner = self.usable()?;
+        self.settle(&mut inner)?;
+        if inner.len >= inner.rotate_at && inner.has_lines {
+            // What cannot be begun now is begun later.
+            let _ = self.rotate_now(&mut inner);
+        }
+        let (line, end) = self.chain.line(&inner.end, record, None)?;
+        self.put(&mut inner, &line, end)
+    }
+
+    /// The next line, for a record of a change that makes this generation, and where the log stands after it. All before is durable.
+    pub(super) fn draft(&self, record: &Record, generation: u64) -> Result<(Vec<u8>, Anchor), StoreError> {
+        // [STO-9]
+        self.sync()?;
+        self.chain.line(&self.lock().end, record, Some(generation))
+    }
+
+    /// Takes a drafted line that is durable elsewhere: what cannot be appended now is appended before anything else.
+    pub(super) fn take(&self, line: Vec<u8>, end: Anchor) {
+        let mut inner = self.lock();
+        inner.owed = Some((line, end));
+        let _ = self.settle(&mut inner);
+    }
+
+    /// Makes all lines durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let mut inner = self.usable()?;
+        self.settle(&mut inner)?;
+        let (file, len, number) = (Arc::clone(&inner.file), inner.len, inner.number);
+        if inner.synced >= len {
+            return Ok(());
+        }
+        // Others append meanwhile.
+        drop(inner);
+        let synced = self.disk.sync(&file);
+        let mut inner = self.lock();
+        match synced {
+            Ok(()) if inner.number == number => inner.synced = inner.synced.max(len),
+            Ok(()) => {}
+            Err(error) => {
+                // What a failed sync has lost, a second one does not find.
+                inner.failed = true;
+                return Err(StoreError::io("syncing", current(&self.folder))(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new file; the old one gets a number.
+    pub(super) fn rotate(&self) -> Result<(), StoreError> {
+        let mut inner = self.usable()?;
+        self.settle(&mut inner)?;
+        if inner.has_lines { self.rotate_now(&mut inner) } else { Ok(()) }
+    }
+
+    pub(super) fn rotate_at(&self, bytes: u64) {
+        self.lock().rotate_at = bytes;
+    }
+
+    fn usable(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        let inner = self.lock();
+        if inner.failed { Err(StoreError::Failed) } else { Ok(inner) }
+    }
+
+    fn settle(&self, inner: &mut Inner) -> Result<(), StoreError> {
+        let Some((line, end)) = inner.owed.take() else { return Ok(()) };
+        let put = self.put(inner, &line, end);
+        if put.is_err() {
+            inner.owed = Some((line, end));
+        }
+        put
+    }
+
+    /// Appends a line; when it cannot, nothing of it stays.
+    fn put(&self, inner: &mut Inner, line: &[u8], end: Anchor) -> Result<(), StoreError> {
+        if let Err(error) = self.disk.write(&inner.file, line) {
+            inner.failed |= self.disk.truncate(&inner.file, inner.len).is_err();
+            return Err(StoreError::io("writing", current(&self.folder))(error));
+        }
+        inner.len = inner.len.saturating_add(len64(line.len()));
+        (inner.end, inner.has_lines) = (end, true);
+        Ok(())
+    }
+
+    /// [STO-18] The next file begins with where this one ends, and is whole before this one loses its name.
+    fn rotate_now(&self, inner: &mut Inner) -> Result<(), StoreError> {
+        let path = current(&self.folder);
+        let next = self.chain.head(inner.number.saturating_add(1), inner.end);
+        let (file, len) = new_file(&self.disk, &unfinished(&path), &next)?;
+        let moved = self
+            .disk
+            .sync(&inner.file)
+            .and_then(|()| self.disk.rename(&path, &closed(&self.folder, inner.number)))
+            .and_then(|()| self.disk.rename(&unfinished(&path), &path))
+            .and_then(|()| self.disk.sync_folder(&self.folder));
+        if let Err(error) = moved {
+            inner.failed = true;
+            return Err(StoreError::io("rotating", path)(error));
+        }
+        (inner.file, inner.number, inner.len, inner.synced) = (Arc::new(file), next.number, len, len);
+        inner.has_lines = false;
+        Ok(())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = self.sync();
+    }
+}
+
+/// The file that lines are appended to.
+pub(super) fn current(folder: &Path) -> PathBuf {
+    folder.join("audit.log")
+}
+
+/// A file that is not written to any more.
+pub(super) fn closed(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("audit.{number:06}.log"))
+}
+
+/// A file with a head alone, durable, under a name that is not its own yet.
+fn new_file(disk: &Disk, path: &Path, head: &FileHead) -> Result<(File, u64), StoreError> {
+    disk.remove(path).map_err(StoreError::io("removing", path))?;
+    let file = disk.create(path)?;
+    let line = head.encode() + "\n";
+    if let Err(error) = disk.write(&file, line.as_bytes()).and_then(|()| disk.sync(&file)) {
+        let _ = disk.remove(path);
+        return Err(StoreError::io("writing", path)(error));
+    }
+    Ok((file, len64(line.len())))
+}
+
+/// The files of a log in a folder, the oldest first.
+pub(super) fn files(disk: &Disk, folder: &Path) -> Result<Files, StoreError> {
+    let names = disk.names(folder).map_err(StoreError::io("reading", folder))?;
+    let number = |name: &String| name.strip_prefix("audit.")?.strip_suffix(".log")?.parse::<u64>().ok();
+    // Another spelling of a number is no file of a log.
+    let mut numbers: Vec<u64> =
+        names.iter().filter_map(number).filter(|n| names.contains(&format!("audit.{n:06}.log"))).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let has_current = names.iter().any(|name| name == "audit.log");
+    if numbers.is_empty() && !has_current {
+        return Err(AuditError::NotThere.into());
+    }
+    Ok(Files { folder: folder.into(), numbers, has_current })
+}
