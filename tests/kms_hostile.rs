@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use sealwire::{
     ChannelSealer, Cmk, Role, Sealer, SenderKey, VerifyingKey,
     connection::Times,
-    kms::{Client, Identity, Listener, PublicIdentity, Serve, Server, ServerLimits},
+    kms::{Client, ClientLimits, Identity, Listener, PublicIdentity, Serve, Server, ServerLimits},
 };
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -108,7 +108,9 @@ impl Remote {
     }
 
     fn client(&self) -> Client {
-        Client::builder(identity().public(), me()).address(&self.address).build().unwrap()
+        let patient = Duration::from_secs(60);
+        let limits = ClientLimits { connect: patient, silence: patient, call: patient, ..ClientLimits::default() };
+        Client::builder(identity().public(), me()).address(&self.address).limits(limits).build().unwrap()
     }
 }
 
