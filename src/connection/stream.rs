@@ -8,7 +8,7 @@ use futures_core::Stream;
 use tokio::{io::AsyncRead, time::Instant};
 use tokio_util::io::poll_read_buf;
 
-use super::{LONG_WINDOW, SMALL_WINDOW, TimedOut, Times, WINDOW, times::Timer};
+use super::{LONG_WINDOW, SMALL_WINDOWS, TimedOut, Times, WINDOW, times::Timer};
 use crate::{
     channel::ChannelOpener,
     codec::CodecError,
@@ -31,8 +31,9 @@ pub struct OpenedStream<R> {
     times: Times,
     timer: Timer,
     waited: Option<Waited>,
-    /// Bytes read since the connection last had nothing to give.
+    /// Bytes read since the connection last had nothing to give, and those of the time before.
     burst: usize,
+    burst_before: usize,
     traffic: Traffic,
 }
 
@@ -66,6 +67,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
             timer: Timer::default(),
             waited: None,
             burst: 0,
+            burst_before: 0,
             traffic: Traffic::new(Way::Opened),
         }
     }
@@ -133,12 +135,13 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
         next.map_err(|error| self.fail(error.into()))
     }
 
-    /// Room to read into: little until more than that has come at once, so that the many connections that say little cost little.
+    /// Room to read into: as much as seems to come at once, so that the many connections on which little is said cost little.
     fn window(&self) -> usize {
         if self.channel.is_in_a_long_message() {
             return LONG_WINDOW;
         }
-        if self.burst < SMALL_WINDOW / 2 { SMALL_WINDOW } else { WINDOW }
+        let burst = self.burst.max(self.burst_before);
+        SMALL_WINDOWS.into_iter().find(|window| burst < window / 2).unwrap_or(WINDOW)
     }
 
     /// Reads what there is.
@@ -166,7 +169,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
                 if self.input.is_empty() {
                     // A connection on which nothing is said holds no buffer.
                     self.input = BytesMut::new();
-                    self.burst = 0;
+                    self.burst_before = std::mem::take(&mut self.burst);
                 }
                 self.traffic.waits(self.channel.epochs());
                 self.poll_late(cx)

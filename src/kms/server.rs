@@ -586,7 +586,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
             return Ok(false);
         }
         // It waits until the client takes what is there. [KMS-14]
-        self.answers.feed(answer).await?;
+        self.answers.ready().await?;
+        self.answers.push(answer)?;
         Ok(true)
     }
 
