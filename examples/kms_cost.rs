@@ -220,7 +220,8 @@ fn thousands(n: u64) -> String {
     groups.join(",")
 }
 
-async fn run(mib: usize) -> Outcome<()> {
+/// The table's rows, which are printed as they come.
+pub async fn run(mib: usize) -> Outcome<Vec<String>> {
     let folder = tempfile::tempdir()?;
     let (root, _) = RootKey::generate("2026-01-01T00:00:00Z")?;
     let service = LocalService::create(&folder.path().join("keys"), &root)?;
@@ -247,16 +248,18 @@ async fn run(mib: usize) -> Outcome<()> {
     });
 
     println!("| for each GiB | | time | requests | bytes to the service | bytes from it |\n|---|---|--:|--:|--:|--:|");
+    let mut rows = Vec::new();
     for way in Way::ALL {
         let client = connected(&counting_address, &identity, &me, &key).await?;
         let counted = measure(way, COUNTED, &client, &key, &meter).await?;
         let client = connected(&near_address, &identity, &me, &key).await?;
         let timed = measure(way, mib, &client, &key, &meter).await?;
         for (verb, timed, counted) in [("encrypt", timed[0], counted[0]), ("decrypt", timed[1], counted[1])] {
-            println!("{}", row(way, verb, timed, counted, mib));
+            rows.push(row(way, verb, timed, counted, mib));
+            println!("{}", rows[rows.len() - 1]);
         }
     }
-    Ok(())
+    Ok(rows)
 }
 
 pub fn main() -> Outcome<()> {
@@ -264,5 +267,6 @@ pub fn main() -> Outcome<()> {
     if mib == 0 {
         return Err("at least one MiB".into());
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(mib))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(mib))?;
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! README.md and the pages of docs/ that are sessions stay true: every command in them runs here, and the README's Rust compiles and runs.
+//! README.md and docs/procedures.md stay true: every command in them runs here, and the README's Rust compiles and runs.
 #![cfg(unix)]
 
 use std::{fs, net::TcpListener, path::Path, process::Command};
