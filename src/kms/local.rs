@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     KmsError,
     handle::{Handled, handle},
+    health::{Count, Metrics},
     key::KeyId,
     keys::Keys,
     message::{Answer, Request, Verb},
@@ -66,7 +67,31 @@ pub struct LocalService {
     kept: RwLock<Kept>,
     access: RwLock<Arc<AccessPolicy>>,
     clock: Clock,
+    counted: OnceLock<Counted>,
 }
+
+/// What was asked, and what came of it, in numbers.
+struct Counted {
+    verbs: [Count; Verb::ALL.len()],
+    results: [Count; RESULTS.len()],
+}
+
+/// What comes of requests, as counters and audit logs call it.
+const RESULTS: [&str; 13] = [
+    "ok",
+    "denied",
+    "not-found",
+    "disabled",
+    "enabled",
+    "pending-deletion",
+    "destroyed",
+    "cannot-decrypt",
+    "invalid",
+    "alias-taken",
+    "full",
+    "read-only",
+    "failed",
+];
 
 /// Where a service keeps what it has.
 enum Kept {
@@ -147,12 +172,33 @@ impl LocalService {
     }
 
     fn over(keys: Keys, kept: Kept) -> Self {
-        Self { keys: RwLock::new(keys), kept: RwLock::new(kept), access: RwLock::default(), clock: Clock::default() }
+        Self {
+            keys: RwLock::new(keys),
+            kept: RwLock::new(kept),
+            access: RwLock::default(),
+            clock: Clock::default(),
+            counted: OnceLock::new(),
+        }
     }
 
     /// Who may do what from now on; before that nobody but the owner may do anything.
     pub fn set_policy(&self, policy: AccessPolicy) {
         *write(&self.access) = Arc::new(policy);
+    }
+
+    /// Counts requests by verb and by result from now on, among a server's other numbers. Once: later ones are not counted in.
+    pub fn count_in(&self, metrics: &Metrics) {
+        self.counted.get_or_init(|| Counted {
+            verbs: metrics.counters("sealwire_kms_verbs", "Requests by verb", "verb", Verb::ALL.map(Verb::name)),
+            results: metrics.counters("sealwire_kms_results", "Requests by result", "result", RESULTS),
+        });
+    }
+
+    fn count(&self, verb: Verb, result: &str) {
+        let Some(counted) = self.counted.get() else { return };
+        let by_verb = Verb::ALL.iter().position(|known| *known == verb).map(|i| &counted.verbs[i]);
+        let by_result = RESULTS.iter().position(|known| *known == result).map(|i| &counted.results[i]);
+        by_verb.into_iter().chain(by_result).for_each(|count| count.add(1));
     }
 
     /// The policy.
@@ -176,6 +222,13 @@ impl LocalService {
     /// # Errors
     /// [`KmsError`]; nothing was changed. Where the line could not be written, nothing is answered.
     pub fn ask(&self, caller: Caller<'_>, request: Request) -> Result<Answer, KmsError> {
+        let verb = request.verb();
+        let answer = self.ask_uncounted(caller, request);
+        self.count(verb, result(&answer));
+        answer
+    }
+
+    fn ask_uncounted(&self, caller: Caller<'_>, request: Request) -> Result<Answer, KmsError> {
         let (now, verb) = (self.clock.unix_seconds(), request.verb());
         let policy = self.policy();
         let rights = match caller {
@@ -187,7 +240,7 @@ impl LocalService {
             caller: rights.name.into(),
             action: verb.name().into(),
             key: handled.about.map(|id| id.to_string()),
-            result: handled.answer.as_ref().err().map_or("ok", KmsError::reason).into(),
+            result: result(&handled.answer).into(),
         };
         if verb.is_change() {
             return self.change(rights, request, now, record);
@@ -272,6 +325,11 @@ impl LocalService {
             _ => None,
         }
     }
+}
+
+/// What came of a request, in one word.
+fn result(answer: &Result<Answer, KmsError>) -> &'static str {
+    answer.as_ref().err().map_or("ok", KmsError::reason)
 }
 
 fn destroyed(id: KeyId, now: u64) -> Record {

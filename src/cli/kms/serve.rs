@@ -1,9 +1,16 @@
 //! serve, identity: a store on sockets.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use serde_json::json;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{net::TcpListener, sync::watch, task::spawn_blocking};
 
 use super::{
     args::{IdentityArgs, ServeArgs},
@@ -18,7 +25,7 @@ use crate::{
         report::utc,
     },
     keys::KEY_FILE_MAX,
-    kms::{AccessPolicy, Identity, Listener, LocalService, POLICY_MAX, Server, ServerLimits, Stopped},
+    kms::{AccessPolicy, Identity, Listener, LocalService, POLICY_MAX, Server, ServerLimits, Stopped, watch as watch_numbers},
     platform::Clock,
     wire::inspect::escape,
 };
@@ -96,14 +103,30 @@ async fn serve(args: &ServeArgs, identity: Identity, service: Arc<LocalService>)
     for on in &args.on {
         listeners.push(listen(on).await?);
     }
+    let watcher = match &args.metrics {
+        Some(on) => Some(TcpListener::bind(on).await.map_err(|error| Failure::io(escape(on.as_bytes()), &error))?),
+        None => None,
+    };
     // Before anyone is told that we are there: a signal is heeded from then on.
     for (on, listener) in args.on.iter().zip(&listeners) {
         report.listening(on, listener);
     }
-    let tending = tokio::spawn(tend(service.clone()));
+    if let Some(Ok(address)) = watcher.as_ref().map(TcpListener::local_addr) {
+        report.watched(address);
+    }
+    let healthy = Arc::new(AtomicBool::new(true));
+    let tending = tokio::spawn(tend(service.clone(), healthy.clone()));
     let reloading = tokio::spawn(reload(args.policy.clone(), service.clone(), hangups));
-    let server = Server::new(identity, service, ServerLimits::default());
+    let server = Server::new(identity, service.clone(), ServerLimits::default());
+    service.count_in(&server.metrics());
+    let watching = watcher.map(|listener| {
+        let healthy = healthy.clone();
+        tokio::spawn(watch_numbers(listener, server.metrics(), move || healthy.load(Relaxed), std::future::pending()))
+    });
     let stopped = server.run(listeners, async move { drop(stop.wait_for(|stop| *stop).await) }).await;
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     tending.abort();
     reloading.abort();
     report.stopped(stopped);
@@ -132,7 +155,7 @@ async fn remove_stale(path: &Path) {
 }
 
 /// What goes wrong is told when it begins, and when it is over.
-async fn tend(service: Arc<LocalService>) {
+async fn tend(service: Arc<LocalService>, healthy: Arc<AtomicBool>) {
     let mut every = tokio::time::interval(TEND);
     let mut told = None;
     loop {
@@ -140,6 +163,7 @@ async fn tend(service: Arc<LocalService>) {
         let tended = service.clone();
         let Ok(tended) = spawn_blocking(move || tended.tend()).await else { return };
         let now = tended.err().map(|error| Failure::from(error).message);
+        healthy.store(now.is_none(), Relaxed);
         match (&told, &now) {
             (before, Some(message)) if before.as_ref() != Some(message) => note(&format!("error: {message}")),
             (Some(_), None) => note("note: the store can be written and read again"),
@@ -196,6 +220,14 @@ impl Report {
             note(&json!({ "event": "listening", "address": address }).to_string());
         } else {
             note(&format!("listening on {address}"));
+        }
+    }
+
+    fn watched(self, address: std::net::SocketAddr) {
+        if self.json {
+            note(&json!({ "event": "watched", "address": address.to_string() }).to_string());
+        } else {
+            note(&format!("health and metrics on http://{address}"));
         }
     }
 
