@@ -196,7 +196,7 @@ pub(crate) struct DecryptDataKeyArgs {
     pub(crate) ask: AskArgs,
     #[command(flatten)]
     pub(crate) to: PlaintextTo,
-    /// The ciphertext DEK, or an envelope; standard input when absent or -
+    /// The ciphertext DEK, an envelope, or the DEK block of a detached one; standard input when absent or -
     #[arg(value_name = "IN", default_value = "-")]
     pub(crate) input: PathBuf,
 }

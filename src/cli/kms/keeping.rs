@@ -64,7 +64,8 @@ pub(super) fn audit(args: &AuditArgs) -> Result<(), Failure> {
         return print_line(&said.to_string());
     }
     let whole = if report.first > 1 { format!(", from line {}: the files before are gone", report.first) } else { String::new() };
-    print_line(&format!("the audit log is what was written: {} lines in {} files{whole}", report.lines, report.files))
+    let files = if report.files == 1 { "1 file".into() } else { format!("{} files", report.files) };
+    print_line(&format!("the audit log is what was written: {} lines in {files}{whole}", report.lines))
 }
 
 pub(super) fn backup(args: &BackupArgs) -> Result<(), Failure> {

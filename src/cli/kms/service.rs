@@ -112,7 +112,7 @@ impl From<StoreError> for Failure {
         let code = match &error {
             StoreError::WrongRootKey | StoreError::RootKind(_) | StoreError::Exists(_) | StoreError::Missing(_) => Code::Usage,
             StoreError::Audit(_) | StoreError::WentBack { .. } => Code::CannotOpen,
-            StoreError::Io { .. } => Code::Io,
+            StoreError::Io { .. } | StoreError::InUse(_) | StoreError::InDoubt { .. } | StoreError::Failed => Code::Io,
             _ => Code::Malformed,
         };
         Self::new(code, error.to_string())

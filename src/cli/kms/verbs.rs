@@ -22,7 +22,7 @@ use crate::{
         Failure,
         args::OutputArgs,
         copy::{Progress, copy},
-        fail::{print_line, show},
+        fail::{Code, print_line, show},
         io::{Output, Source, output_beside},
     },
     kms::{KeyId, KeyInfo, KeyState, PublicKey, SECRET_MAX, WrappedDek},
@@ -171,18 +171,15 @@ fn decrypt_data_key(args: &DecryptDataKeyArgs) -> Result<(), Failure> {
     door.say(&Printed::from(&unwrapped).text(args.ask.json))
 }
 
-/// All of a small input.
-fn small(path: &Path, what: &str, most: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+/// All of a small input. `instead` is what larger ones are for.
+fn small(path: &Path, what: &str, most: usize, instead: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     // As large as it can get: a buffer that grows leaves copies of a secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
     let source = crate::cli::io::input(path)?;
     let read = source.take(len64(most) + 1).read_to_end(&mut bytes);
     read.map_err(|error| Failure::io(show(path), &error))?;
     if bytes.len() > most {
-        return Err(Failure::usage(format!(
-            "{} has more than {most} bytes, and no {what} has; seal it instead (sealwire seal)",
-            show(path)
-        )));
+        return Err(Failure::usage(format!("{} has more than {most} bytes, and no {what} has; {instead}", show(path))));
     }
     Ok(bytes)
 }
@@ -190,7 +187,7 @@ fn small(path: &Path, what: &str, most: usize) -> Result<Zeroizing<Vec<u8>>, Fai
 fn encrypt(args: EncryptArgs) -> Result<(), Failure> {
     let output = OutputArgs { output: args.output, force: args.force };
     let mut out = output_beside(&args.input, &output, true)?;
-    let secret = small(&args.input, "secret", SECRET_MAX)?;
+    let secret = small(&args.input, "secret", SECRET_MAX, "seal it instead (sealwire seal)")?;
     let asking = Asking::new(&args.key.ask)?;
     let ciphertext = asking.ask(|service| service.encrypt(&args.key.key, &secret, args.context.as_bytes()))?;
     out.write(&ciphertext)?;
@@ -202,11 +199,21 @@ const DIRECT_MAX: usize = SECRET_MAX + 25 + 1120 + 16;
 
 fn decrypt(args: &DecryptArgs) -> Result<(), Failure> {
     let mut out = output_beside(&args.input, &args.output, false)?;
-    let ciphertext = small(&args.input, "secret encrypted under a CMK", DIRECT_MAX)?;
+    let ciphertext = small(&args.input, "secret encrypted under a CMK", DIRECT_MAX, "open envelopes with sealwire open")?;
     let asking = Asking::new(&args.ask)?;
-    let secret = asking.ask(|service| service.decrypt(&ciphertext, args.context.as_bytes()))?;
+    let secret = asking.ask(|service| service.decrypt(&ciphertext, args.context.as_bytes())).map_err(or_another_context)?;
     out.write(&secret)?;
     out.finish()
+}
+
+/// A context that was mistyped is the likeliest reason, and the service does not tell which it was.
+fn or_another_context(failure: Failure) -> Failure {
+    match failure.code {
+        Code::NoMatchingKey => {
+            Failure { message: format!("{}, or its context is another (--context)", failure.message), ..failure }
+        }
+        _ => failure,
+    }
 }
 
 /// A secret under a CMK; or a DEK block, with its message behind it, perhaps, which is copied.
@@ -217,14 +224,16 @@ fn re_encrypt(args: &ReEncryptArgs) -> Result<(), Failure> {
     let mut front = Vec::new();
     let begun = (&mut source).take(len64(MAGIC_LEN)).read_to_end(&mut front);
     begun.map_err(|error| Failure::io(show(&args.input), &error))?;
-    if front == DIRECT_MAGIC {
+    let is_secret = front == DIRECT_MAGIC;
+    if is_secret {
         let read = (&mut source).take(len64(DIRECT_MAX)).read_to_end(&mut front);
         read.map_err(|error| Failure::io(show(&args.input), &error))?;
     } else {
         front = read_block(&mut Cursor::new(front).chain(&mut source)).map_err(about)?;
     }
     let asking = Asking::new(&args.ask)?;
-    let new = asking.ask(|service| service.re_encrypt(&front, args.context.as_bytes(), &args.to))?;
+    let new = asking.ask(|service| service.re_encrypt(&front, args.context.as_bytes(), &args.to));
+    let new = if is_secret { new.map_err(or_another_context)? } else { new? };
     out.write(&new)?;
     let target = out.name().to_owned();
     let copied = copy(&mut source, out.writer(), &mut Progress::of(None).hidden_if(true));
