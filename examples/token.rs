@@ -1,6 +1,8 @@
-//! A CMK that is made in a token and never leaves it: whoever has its public half seals, as to any other recipient, and the token opens.
+//! A CMK that is made in a token and never leaves it: whoever has its public half seals, as to any other recipient, and the token
+//! opens.
 //!
-//! `cargo run --example token --features pkcs11 -- MODULE TOKEN`, with the PIN on the standard input. docs/tokens.md has the whole of it, with
+//! `cargo run --example token --features pkcs11 -- MODULE TOKEN`, with the PIN on the standard input. docs/tokens.md has the
+//! whole of it, with
 //! SoftHSM2.
 
 use std::{env, error::Error, io, sync::Arc};

@@ -32,6 +32,11 @@ fn me() -> SenderKey {
     SenderKey::from_ed25519(&[7; 32])
 }
 
+/// The machine may be busy: only tests of time use the times of the default.
+fn patient() -> ClientLimits {
+    ClientLimits { connect: Duration::from_secs(5), ..ClientLimits::default() }
+}
+
 /// Answers with the request, under orders that some requests give; counts what it was asked.
 #[derive(Default)]
 struct Handler {
@@ -81,7 +86,7 @@ impl Running {
     }
 
     fn client(&self) -> Client {
-        self.client_with(ClientLimits::default())
+        self.client_with(patient())
     }
 
     fn client_with(&self, limits: ClientLimits) -> Client {
@@ -240,7 +245,7 @@ async fn ten_thousand_calls_are_answered_in_order() {
     let reuse = Reuse { messages: 100, ..Reuse::default() };
     let renewals = sealwire::Budget { at_once: 1000, a_second: 1000 };
     let server = start_with(ServerLimits { reuse, renewals, ..ServerLimits::default() }).await;
-    let client = server.client_with(ClientLimits { reuse, ..ClientLimits::default() });
+    let client = server.client_with(ClientLimits { reuse, ..patient() });
     let calls = (0..10_000).map(|n| {
         let client = client.clone();
         tokio::spawn(async move { assert_eq!(client.call(text(n), false).await.unwrap(), text(n)) })
@@ -272,7 +277,7 @@ async fn sizes_have_limits() {
 async fn unknown_callers_are_refused() {
     let server = start().await;
     let stranger = SenderKey::generate().unwrap();
-    let client = Client::builder(server.public.clone(), stranger).address(&server.address).build().unwrap();
+    let client = Client::builder(server.public.clone(), stranger).address(&server.address).limits(patient()).build().unwrap();
     let Err(ClientError::Unreachable { tried }) = client.call(text(1), true).await else { panic!("it is reached") };
     assert!(matches!(tried[..], [ref tried] if matches!(tried.why, Why::Refused)), "{tried:?}");
     assert_eq!((server.served(), server.handler.asked_who.load(SeqCst)), (0, 1));
@@ -337,7 +342,7 @@ async fn recorded_connections_are_worth_nothing() {
     let twin = start_on(identity(), ServerLimits::default(), tcp().await);
     let other = start().await;
     let (between, recording) = recorder(server.address.clone()).await;
-    let client = Client::builder(server.public.clone(), me()).address(between).build().unwrap();
+    let client = Client::builder(server.public.clone(), me()).address(between).limits(patient()).build().unwrap();
     for n in 0..5 {
         client.call(text(n), false).await.unwrap();
     }
@@ -369,7 +374,7 @@ async fn commands_are_not_passed_on() {
     for believed in [borrowed, half] {
         // The thief passes on every byte, both ways.
         let (between, _recording) = recorder(real.address.clone()).await;
-        let client = Client::builder(believed, me()).address(between).build().unwrap();
+        let client = Client::builder(believed, me()).address(between).limits(patient()).build().unwrap();
         let Err(ClientError::Unreachable { tried }) = client.call(text(1), true).await else { panic!("it is served") };
         assert!(matches!(tried[0].why, Why::Refused), "{tried:?}");
     }
@@ -462,7 +467,7 @@ fn good(reply_to: Recipient) -> SealerBuilder {
 async fn client_of_played() -> (TcpListener, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let client = Client::builder(identity().public(), me()).address(address).build().unwrap();
+    let client = Client::builder(identity().public(), me()).address(address).limits(patient()).build().unwrap();
     (listener, client)
 }
 
@@ -656,4 +661,344 @@ async fn requests_are_not_repeated_unasked() {
         assert!(matches!(called, Err(ClientError::Lost { .. })), "{called:?}");
         assert_eq!(heard, if idempotent { 3 } else { 1 });
     }
+}
+
+/// A server in a process of its own, which is killed: this test again, playing that part.
+#[cfg(unix)]
+mod killed {
+    use super::*;
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
+    };
+
+    const PART: &str = "SEALWIRE_KMS_NET_SERVER";
+
+    fn start() -> (Child, String) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let command = command.args(["killed::a_server_that_may_be_killed", "--exact", "--nocapture"]).env(PART, "1");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("at ")?.1.to_owned())).unwrap();
+        (child, address)
+    }
+
+    /// Does nothing but where it is asked to be the server.
+    #[tokio::test]
+    async fn a_server_that_may_be_killed() {
+        if std::env::var_os(PART).is_none() {
+            return;
+        }
+        let (listener, address) = tcp().await;
+        let server = Server::new(identity(), Arc::new(Handler::default()), ServerLimits::default());
+        println!("\nat {address}");
+        server.run(vec![listener], std::future::pending()).await;
+    }
+
+    /// A server that is killed in the middle of a hundred requests: each of them is answered by another one within a second, and the dead
+    /// address is tried again when it is back.
+    #[tokio::test]
+    async fn another_server_takes_over_within_a_second() {
+        let (mut first, address) = start();
+        let second = start_on(identity(), ServerLimits::default(), super::tcp().await);
+        let client = Client::builder(identity().public(), me()).address(&address).address(&second.address).build().unwrap();
+        client.call(text(0), false).await.unwrap();
+        assert_eq!(second.served(), 0, "the first address serves");
+        let calls: Vec<_> = (0..100)
+            .map(|n| {
+                let client = client.clone();
+                let request = if n == 0 { Bytes::from_static(b"Slow") } else { text(n) };
+                tokio::spawn(async move { assert_eq!(client.call(request.clone(), true).await.unwrap(), request) })
+            })
+            .collect();
+        sleep(Duration::from_millis(100)).await;
+        let killed = Instant::now();
+        first.kill().unwrap();
+        first.wait().unwrap();
+        for call in calls {
+            call.await.unwrap();
+        }
+        client.call(text(1), false).await.unwrap();
+        let took = killed.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(second.handler.asked_who.load(SeqCst), 1, "one connection");
+        // Back again, and the other one gone.
+        let listener = TcpListener::bind(&address).await.unwrap();
+        let again = start_on(identity(), ServerLimits::default(), (listener.into(), address));
+        second.stop().await;
+        let began = Instant::now();
+        client.call(text(2), false).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert_eq!(again.served(), 1);
+    }
+
+    /// A request in flight at a server that is killed is not sent again unasked.
+    #[tokio::test]
+    async fn what_may_have_been_done_is_told() {
+        let (mut first, address) = start();
+        let second = start_on(identity(), ServerLimits::default(), super::tcp().await);
+        let client = Client::builder(identity().public(), me()).address(&address).address(&second.address).build().unwrap();
+        client.call(text(0), false).await.unwrap();
+        let call = tokio::spawn(async move { client.call(Bytes::from_static(b"Slow"), false).await });
+        sleep(Duration::from_millis(100)).await;
+        first.kill().unwrap();
+        first.wait().unwrap();
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(error, ClientError::Lost { address: ref lost, .. } if *lost == address), "{error}");
+        assert!(error.to_string().contains("may have been carried out"), "{error}");
+        assert_eq!(second.served(), 0);
+    }
+}
+
+/// Proves KMS-11: after the last message of a server, what it did not answer is sent to the next one, though nobody said that it may be done twice.
+#[tokio::test]
+async fn what_was_not_done_is_sent_on() {
+    let (listener, _) = client_of_played().await;
+    let second = start_on(identity(), ServerLimits::default(), tcp().await);
+    let address = listener.local_addr().unwrap().to_string();
+    let client = Client::builder(identity().public(), me()).address(address).address(&second.address).build().unwrap();
+    let played = async {
+        let (mut requests, mut answers) = play_server(&listener, good, &[1, 0]).await;
+        requests.next().await.unwrap().unwrap();
+        SinkExt::<Bytes>::close(&mut answers).await.unwrap();
+        while let Some(Ok(_)) = requests.next().await {}
+    };
+    let (called, ()) = tokio::join!(client.call(text(1), false), played);
+    assert_eq!(called.unwrap(), text(1));
+    assert_eq!(second.served(), 1);
+}
+
+/// Addresses that do not serve are told, each with its reason, and do not hold up a call for long.
+#[tokio::test]
+async fn what_is_unreachable_is_told() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // It accepts, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [free, silent.local_addr().unwrap().to_string(), "unix:/nowhere/kms".to_owned()];
+    let builder = addresses.iter().fold(Client::builder(identity().public(), me()), |builder, address| builder.address(address));
+    let client = builder.build().unwrap();
+    let began = Instant::now();
+    let error = client.call(text(1), false).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let told = error.to_string();
+    assert!(addresses.iter().all(|address| told.contains(address)) && told.contains("did not begin in time"), "{told}");
+    assert!(matches!(Client::builder(identity().public(), me()).build(), Err(ClientError::NoAddress)));
+}
+
+/// A server that stops answering is given up, and the time of a call is kept.
+#[tokio::test]
+async fn silence_has_an_end() {
+    for (silence, call) in [(200, 5000), (5000, 200)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let limits = ClientLimits { silence: Duration::from_millis(silence), call: Duration::from_millis(call), ..patient() };
+        let address = listener.local_addr().unwrap().to_string();
+        let client = Client::builder(identity().public(), me()).address(address).limits(limits).build().unwrap();
+        let began = Instant::now();
+        let (called, _ends) = tokio::join!(client.call(text(1), false), play_server(&listener, good, &[1, 0]));
+        let error = called.unwrap_err();
+        assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+        let wanted = if silence < call { "did not answer in time" } else { "no answer in time" };
+        assert!(error.to_string().contains(wanted) && error.to_string().contains("may have been carried out"), "{error}");
+    }
+}
+
+/// Calls that are let go of, at any time, take nothing from the others and change no order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_may_be_let_go_of() {
+    let server = start().await;
+    let client = server.client_with(ClientLimits { in_flight: 16, ..patient() });
+    let calls = (0..2000u64).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let request = text(n as usize);
+            if n % 3 == 0 {
+                let _ = timeout(Duration::from_micros(n * 7 % 3000), client.call(request, false)).await;
+                return 0;
+            }
+            assert_eq!(client.call(request.clone(), false).await.unwrap(), request);
+            1
+        })
+    });
+    let mut answered = 0;
+    for call in calls.collect::<Vec<_>>() {
+        answered += call.await.unwrap();
+    }
+    assert_eq!(answered, 2000 - 667);
+    assert_eq!(server.handler.asked_who.load(SeqCst), 1, "one connection");
+    drop(client);
+    assert_eq!(server.stop().await, Stopped { cut: 0 });
+}
+
+/// A client that has said its last gets its answers yet; one that goes without a word costs nothing more.
+#[tokio::test]
+async fn half_closed_connections_are_answered() {
+    let server = start().await;
+    let mut raw = Raw::greeted(&server).await;
+    (0..100).for_each(|n| raw.requests.push(text(n)).unwrap());
+    SinkExt::<Bytes>::close(&mut raw.requests).await.unwrap();
+    let answers: Vec<_> = raw.answers().map(|answer| answer.unwrap().payload).collect().await;
+    assert_eq!(answers.len(), 101);
+    assert!(answers.iter().skip(1).enumerate().all(|(n, answer)| *answer == text(n)));
+    let mut raw = Raw::greeted(&server).await;
+    raw.say(text(1)).await;
+    drop(raw);
+    assert_eq!(server.stop().await, Stopped { cut: 0 });
+}
+
+/// Proves KMS-6: answers of one connection are nothing on another, not even at the same time to the same client, and a client's own bytes are
+/// no answers.
+#[tokio::test]
+async fn answers_are_not_swapped() {
+    // Sits between two clients and the server, and gives each what the server says to the other; then gives a client back what it says.
+    for reflects in [false, true] {
+        let server = start_on(identity(), ServerLimits::default(), tcp().await);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let client = || Client::builder(server.public.clone(), me()).address(&address).limits(patient()).build().unwrap();
+        let (one, other) = (client(), client());
+        let far = server.address.clone();
+        tokio::spawn(async move {
+            let (mut a, _) = listener.accept().await.unwrap();
+            let (mut b, _) = listener.accept().await.unwrap();
+            let (mut to_a, mut to_b) = (TcpStream::connect(&far).await.unwrap(), TcpStream::connect(&far).await.unwrap());
+            let mut greeting = [0; 32];
+            to_a.read_exact(&mut greeting).await.unwrap();
+            a.write_all(&greeting).await.unwrap();
+            to_b.read_exact(&mut greeting).await.unwrap();
+            b.write_all(&greeting).await.unwrap();
+            let ((mut a_says, mut a_hears), (mut b_says, mut b_hears)) = (a.split(), b.split());
+            let ((mut answers_a, mut asks_a), (mut answers_b, mut asks_b)) = (to_a.split(), to_b.split());
+            if reflects {
+                let _ = tokio::join!(tokio::io::copy(&mut a_says, &mut a_hears), tokio::io::copy(&mut b_says, &mut b_hears));
+                return;
+            }
+            let _ = tokio::join!(
+                tokio::io::copy(&mut a_says, &mut asks_a),
+                tokio::io::copy(&mut b_says, &mut asks_b),
+                tokio::io::copy(&mut answers_a, &mut b_hears),
+                tokio::io::copy(&mut answers_b, &mut a_hears),
+            );
+        });
+        let (first, second) = tokio::join!(one.call(text(1), true), other.call(text(2), true));
+        for called in [first, second] {
+            let Err(ClientError::Unreachable { tried }) = called else { panic!("{called:?}") };
+            assert!(matches!(tried[0].why, Why::NotTheServer(_)), "{tried:?}");
+        }
+        assert_eq!(server.served(), 0, "no request was sent");
+    }
+}
+
+/// Somebody in the middle cuts what the server says after every byte: a call gives the answer or an error, and never another answer.
+#[tokio::test]
+async fn cut_answers_are_errors() {
+    let server = start_on(identity(), ServerLimits::default(), tcp().await);
+    let mut whole = 0;
+    for cut in 0..600 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let client = Client::builder(server.public.clone(), me()).address(address).limits(patient()).build().unwrap();
+        let far = server.address.clone();
+        let between = async move {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = TcpStream::connect(&far).await.unwrap();
+            let ((mut says, mut hears), (answers, mut asks)) = (near.split(), far.split());
+            let mut answers = answers.take(cut);
+            tokio::select! {
+                _ = tokio::io::copy(&mut says, &mut asks) => {}
+                _ = tokio::io::copy(&mut answers, &mut hears) => {}
+            }
+        };
+        let called = async {
+            tokio::select! {
+                called = client.call(text(1), false) => called,
+                // The call ends on its own; who cuts is gone then, and accepts nothing more.
+                () = async { between.await; std::future::pending().await } => unreachable!(),
+            }
+        };
+        match timeout(Duration::from_secs(5), called).await.expect("the call ends") {
+            Ok(answer) => {
+                assert_eq!(answer, text(1), "{cut}");
+                whole += 1;
+            }
+            Err(ClientError::Unreachable { .. } | ClientError::Lost { .. }) => assert_eq!(whole, 0, "{cut}"),
+            Err(error) => panic!("{cut}: {error}"),
+        }
+        if whole == 2 {
+            return;
+        }
+    }
+    panic!("no answer came through");
+}
+
+/// Proves KMS-9: an answer that is longer than any is not taken.
+#[tokio::test]
+async fn clients_take_answers_of_a_size() {
+    let (listener, client) = client_of_played().await;
+    let played = async {
+        let (mut requests, mut answers) = play_server(&listener, good, &[1, 0]).await;
+        requests.next().await.unwrap().unwrap();
+        let _ = answers.send(vec![1; (1 << 20) + 1].into()).await;
+        assert!(requests.next().await.is_none_or(|next| next.is_err()), "the client has gone");
+    };
+    let (called, ()) = tokio::join!(client.call(text(1), false), played);
+    assert!(matches!(called, Err(ClientError::Lost { .. })), "{called:?}");
+}
+
+/// What is told over HTTP, to whom asks so and no other way; and for how long.
+#[tokio::test]
+async fn health_and_counters_are_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (kms, kms_address) = tcp().await;
+    let (public, handler) = (identity().public(), Arc::new(Handler::default()));
+    let server = Server::new(identity(), handler, ServerLimits::default());
+    let metrics = server.metrics();
+    let healthy = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let is_healthy = healthy.clone();
+    tokio::spawn(sealwire::kms::watch(listener, metrics, move || is_healthy.load(SeqCst), std::future::pending()));
+    let ask = async |request: &str| {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(Duration::from_secs(8), socket.read_to_string(&mut answer)).await.expect("it ends").unwrap();
+        answer
+    };
+    let get = async |path: &str| ask(&format!("GET {path} HTTP/1.1\r\nhost: kms\r\n\r\n")).await;
+    assert!(get("/healthz").await.starts_with("HTTP/1.1 503"), "it does not run");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(server.run(vec![kms], async { drop(stopped.await) }));
+    let client = Client::builder(public.clone(), me()).address(&kms_address).limits(patient()).build().unwrap();
+    for n in 0..5 {
+        client.call(text(n), false).await.unwrap();
+    }
+    let stranger =
+        Client::builder(public, SenderKey::generate().unwrap()).address(&kms_address).limits(patient()).build().unwrap();
+    assert!(stranger.call(text(1), false).await.is_err());
+    assert!(get("/healthz").await.starts_with("HTTP/1.1 200"));
+    let told = get("/metrics").await;
+    for line in [
+        "sealwire_kms_connections_total 2",
+        "sealwire_kms_requests_total 5",
+        "sealwire_kms_served 1",
+        "sealwire_kms_strangers 0",
+        "sealwire_kms_refused_total{reason=\"hello\"} 1",
+        "sealwire_kms_refused_total{reason=\"overloaded\"} 0",
+        "# EOF",
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line} in {told}");
+    }
+    assert!(!told.contains("sws1") && !told.contains("swr1"));
+    assert!(get("/keys").await.starts_with("HTTP/1.1 404"));
+    assert!(ask("POST /metrics HTTP/1.1\r\nhost: kms\r\ncontent-length: 0\r\n\r\n").await.starts_with("HTTP/1.1 405"));
+    assert!(!ask(&format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(9000))).await.starts_with("HTTP/1.1 200"));
+    // Who does not say what he wants is closed.
+    let began = Instant::now();
+    ask("GET /metrics HTTP/1.1\r\n").await;
+    assert!(began.elapsed() < Duration::from_secs(7));
+    healthy.store(false, SeqCst);
+    assert!(get("/healthz").await.starts_with("HTTP/1.1 503"), "it is not healthy");
+    healthy.store(true, SeqCst);
+    drop(stop);
+    running.await.unwrap();
+    assert!(get("/healthz").await.starts_with("HTTP/1.1 503"), "it is stopped");
 }

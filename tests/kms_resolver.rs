@@ -372,6 +372,39 @@ async fn the_first_goes_away() {
     assert_eq!(service.calls(), 1);
 }
 
+/// Whoever goes away, and whenever, on several threads: who stays gets an answer, and nothing stays behind.
+#[test]
+fn coming_and_going() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let service = service();
+        for round in 0..300u64 {
+            let none = Opener::builder(Keyring::new()).cache(CachePolicy { deks: 0, ..CachePolicy::default() }).build();
+            let resolver = Resolver::builder(none).blocks(service.clone()).flights(1).build();
+            let envelope = Arc::new(envelope());
+            let tasks: Vec<_> = (0..16)
+                .map(|_| {
+                    let (resolver, envelope) = (resolver.clone(), envelope.clone());
+                    tokio::spawn(async move { resolver.open(&envelope).await.map(|opened| opened.payload) })
+                })
+                .collect();
+            for (n, task) in tasks.iter().enumerate() {
+                if (round >> (n % 8)) & 1 == 1 {
+                    task.abort();
+                }
+            }
+            for task in tasks {
+                match timeout(Duration::from_secs(60), task).await.expect("nobody hangs") {
+                    Ok(opened) => assert_eq!(&opened.unwrap()[..], b"payload"),
+                    Err(gone) => assert!(gone.is_cancelled()),
+                }
+            }
+            assert_eq!(service.at_once.load(SeqCst), 0);
+            assert!(resolver.open(&envelope).await.is_ok(), "there is room in the air");
+        }
+    });
+}
+
 /// All who waited go away: the call ends, and the next begins another.
 #[tokio::test]
 async fn all_go_away() {

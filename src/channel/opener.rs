@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use zeroize::Zeroizing;
 
 use super::Role;
 use crate::{
@@ -28,6 +29,7 @@ pub struct ChannelOpener {
     role: Role,
     binding: Vec<u8>,
     waits_for_deks: bool,
+    wipes: bool,
     epoch: Option<Epoch>,
     next_seq: Option<u64>,
     first_header_mac: Option<[u8; 32]>,
@@ -142,6 +144,7 @@ impl ChannelOpener {
             role,
             binding: binding.to_vec(),
             waits_for_deks: false,
+            wipes: false,
             epoch: None,
             next_seq: Some(0),
             first_header_mac: None,
@@ -162,6 +165,14 @@ impl ChannelOpener {
     #[must_use]
     pub fn waiting_for_deks(mut self) -> Self {
         self.waits_for_deks = true;
+        self
+    }
+
+    /// Gives payloads in memory of their own, which is wiped when its last holder lets go, and leaves nothing of them in the input. It costs a
+    /// copy, and is for secrets.
+    #[must_use]
+    pub fn wiping(mut self) -> Self {
+        self.wipes = true;
         self
     }
 
@@ -215,10 +226,12 @@ impl ChannelOpener {
                     let is_notice = flags.last() && !flags.batch() && plaintext.is_empty();
                     if !flags.batch() && !is_notice {
                         self.count(plaintext.is_empty())?;
-                        return Ok(Some(self.unlocked()?.opened(plaintext, context, seq, receipt)));
+                        let payload = if self.wipes { apart(plaintext) } else { plaintext.freeze() };
+                        return Ok(Some(self.unlocked()?.opened(payload, context, seq, receipt)));
                     }
                     if flags.batch() {
-                        let batch = self.unlocked()?.opened(plaintext, context, seq, receipt);
+                        let payload = if self.wipes { apart(plaintext) } else { plaintext.freeze() };
+                        let batch = self.unlocked()?.opened(payload, context, seq, receipt);
                         self.take_batch(batch).map_err(|error| self.fail(error))?;
                     }
                 }
@@ -610,6 +623,14 @@ impl Partial {
 #[inline]
 fn kept(context: &[u8]) -> Bytes {
     if context.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(context) }
+}
+
+/// Moves plaintext out of the input, into memory that is wiped when its last holder lets go.
+#[cold]
+fn apart(mut plaintext: BytesMut) -> Bytes {
+    let payload = Zeroizing::new(plaintext.to_vec());
+    plaintext.zeroize_all();
+    Bytes::from_owner(payload)
 }
 
 /// Makes room for `n` bytes more. Growing by itself would leave plaintext behind in the old place.

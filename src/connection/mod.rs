@@ -52,6 +52,8 @@ pub use times::{TimedOut, Times};
 
 /// Bytes read at once, and bytes that wait before a sink pushes back.
 const WINDOW: usize = 64 * 1024;
+/// The same on a connection where little is said at once.
+const SMALL_WINDOW: usize = 4 * 1024;
 /// The same while a message of several segments is under way.
 const LONG_WINDOW: usize = 256 * 1024;
 /// Bytes of plaintext that a batch gathers at the most.

@@ -8,7 +8,7 @@ use futures_core::Stream;
 use tokio::{io::AsyncRead, time::Instant};
 use tokio_util::io::poll_read_buf;
 
-use super::{LONG_WINDOW, TimedOut, Times, WINDOW, times::Timer};
+use super::{LONG_WINDOW, SMALL_WINDOW, TimedOut, Times, WINDOW, times::Timer};
 use crate::{
     channel::ChannelOpener,
     codec::CodecError,
@@ -31,6 +31,8 @@ pub struct OpenedStream<R> {
     times: Times,
     timer: Timer,
     waited: Option<Waited>,
+    /// Bytes read since the connection last had nothing to give.
+    burst: usize,
     traffic: Traffic,
 }
 
@@ -63,6 +65,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
             times: Times::default(),
             timer: Timer::default(),
             waited: None,
+            burst: 0,
             traffic: Traffic::new(Way::Opened),
         }
     }
@@ -130,9 +133,17 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
         next.map_err(|error| self.fail(error.into()))
     }
 
+    /// Room to read into: little until more than that has come at once, so that the many connections that say little cost little.
+    fn window(&self) -> usize {
+        if self.channel.is_in_a_long_message() {
+            return LONG_WINDOW;
+        }
+        if self.burst < SMALL_WINDOW / 2 { SMALL_WINDOW } else { WINDOW }
+    }
+
     /// Reads what there is.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
-        let window = if self.channel.is_in_a_long_message() { LONG_WINDOW } else { WINDOW };
+        let window = self.window();
         if self.input.capacity() - self.input.len() < window / 4 {
             self.input.reserve(window);
         }
@@ -141,7 +152,10 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
                 self.ending = Ending::Input;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(n)) => {
+                self.burst = self.burst.saturating_add(n);
+                Poll::Ready(Ok(()))
+            }
             // Everything was said; how the connection goes down then takes nothing from it.
             Poll::Ready(Err(_)) | Poll::Pending if self.channel.is_closed() => {
                 self.ending = Ending::Input;
@@ -152,6 +166,7 @@ impl<R: AsyncRead + Unpin> OpenedStream<R> {
                 if self.input.is_empty() {
                     // A connection on which nothing is said holds no buffer.
                     self.input = BytesMut::new();
+                    self.burst = 0;
                 }
                 self.traffic.waits(self.channel.epochs());
                 self.poll_late(cx)

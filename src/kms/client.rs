@@ -18,24 +18,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream, StreamExt, future::poll_fn};
-#[cfg(unix)]
-use tokio::net::UnixStream;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    net::TcpStream,
-    sync::{mpsc, oneshot},
-    time::{Instant, Sleep, sleep_until, timeout},
-};
-use zeroize::Zeroizing;
-
-use super::{
-    server::wiped,
-    session::{
-        ANSWER_MAX, GREETING_LEN, HELLO_MAX, Hello, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX, Status, Welcome, limits,
-        opener, suite, verified,
-    },
+use super::session::{
+    ANSWER_MAX, GREETING_LEN, HELLO_MAX, Hello, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX, Status, Welcome, limits, opener,
+    suite, verified,
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
@@ -46,6 +31,16 @@ use crate::{
     platform::{Entropy, EntropyError},
     seal::{Reuse, Sealer},
     wire::Kem,
+};
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt, Stream, StreamExt, future::poll_fn};
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
 /// Requests on one connection that have no answer yet.
@@ -520,7 +515,8 @@ impl Settings {
         requests.send(hello.encode()).await.map_err(|error| why(&error))?;
         let mac = requests.first_header_mac().ok_or(Why::Ours("nothing was sealed"))?;
         let opener = opener(Keyring::from(reply_to), kem, ANSWER_MAX);
-        let channel = ChannelOpener::new(opener, Role::Initiator, &reply_binding(mac, &binding)).first_at_most(HELLO_MAX);
+        let channel =
+            ChannelOpener::new(opener, Role::Initiator, &reply_binding(mac, &binding)).first_at_most(HELLO_MAX).wiping();
         let renewals = Budget { at_once: super::server::RENEWALS, a_second: 1 };
         let channel = channel.budgets(Budgets { envelopes: renewals, ..Budgets::default() });
         let mut answers = OpenedStream::new(channel, read).times(times);
@@ -672,8 +668,7 @@ impl<'a, R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<'a, R, W> {
             };
             self.bytes -= len;
             self.since = Instant::now();
-            // A small answer would hold the buffer that it was read into.
-            let _ = reply.send(Ok(wiped(Zeroizing::new(opened.payload.to_vec()))));
+            let _ = reply.send(Ok(opened.payload));
         }
         Ok(())
     }

@@ -505,9 +505,9 @@ fn finish(reader: &Reader<'_>) -> Result<(), ParseError> {
 
 /// A text of at most 255 bytes.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    let cut = text.floor_char_boundary(u8::MAX.into());
-    out.put_u8(u8::try_from(cut).unwrap_or(u8::MAX));
-    out.put_slice(&text.as_bytes()[..cut]);
+    let text = up_to(text, u8::MAX.into());
+    out.put_u8(u8::try_from(text.len()).unwrap_or(u8::MAX));
+    out.put_slice(text.as_bytes());
 }
 
 fn text<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a str, ParseError> {
@@ -519,9 +519,14 @@ fn text<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a str, Par
 
 /// What an error says, at most [`WHY_MAX`] bytes of it.
 fn put_why(out: &mut Vec<u8>, kind: u8, why: &str) {
-    let cut = &why[..why.floor_char_boundary(WHY_MAX)];
     out.put_u8(kind);
-    put_bytes(out, cut.as_bytes());
+    put_bytes(out, up_to(why, WHY_MAX).as_bytes());
+}
+
+/// The front of a text, of at most so many bytes.
+fn up_to(text: &str, most: usize) -> &str {
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    if text.len() <= most { text } else { text.split_at(end).0 }
 }
 
 fn why(reader: &mut Reader<'_>) -> Result<String, ParseError> {

@@ -12,6 +12,7 @@
 //! local.rs     a service over a store, in this process
 //! session.rs   greeting and channels of a connection to a service
 //! server.rs client.rs   both ends of it
+//! health.rs    health and counters over HTTP
 //! resolver.rs  Opener + KeyService: unwraps once per DEK
 //! pkcs11/      a CMK inside a token
 //! ```
@@ -24,6 +25,8 @@ mod direct;
 mod error;
 #[cfg(feature = "kms")]
 mod handle;
+#[cfg(feature = "kms")]
+mod health;
 #[cfg(feature = "kms")]
 mod key;
 #[cfg(feature = "kms")]
@@ -55,6 +58,8 @@ pub use client::{
 pub use error::KmsError;
 #[cfg(feature = "kms")]
 pub use handle::{DELETION_DAYS_MAX, DELETION_DAYS_MIN};
+#[cfg(feature = "kms")]
+pub use health::{Count, Metrics, watch};
 #[cfg(feature = "kms")]
 pub use key::{ALIAS_MAX, ALIASES_MAX, Alias, KEYS_MAX, KeyId, KeyInfo, KeyRef, KeyState, NameError, PublicKey, VERSIONS_MAX};
 #[cfg(feature = "kms")]

@@ -1,6 +1,7 @@
 //! Opener + KeyService -> payload (spec 6.4): a DEK that no key at hand unwraps is unwrapped by a service, once. No rule of the format lives
 //! here: the [`Opener`] opens, and what a service answers is a DEK only where header_mac says so.
-#![deny(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+#![deny(clippy::cast_possible_truncation)]
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -353,6 +354,8 @@ impl Inner {
             return Ok(None);
         }
         air.check_failed(&name)?;
+        // One that nobody waits for any more is over, whether it has said so or not.
+        air.flights.remove(&name);
         let flights = len64(air.flights.len()).saturating_add(1);
         LimitExceeded::check("flights", flights, len64(self.settings.flights)).map_err(ResolveError::Busy)?;
         let number = air.begun;
@@ -547,5 +550,83 @@ impl DataKeys {
             }
             sealed => Ok(sealed?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Keyring;
+
+    fn inner() -> Arc<Inner> {
+        Resolver::builder(Opener::new(Keyring::new())).build().0
+    }
+
+    fn name(n: usize) -> [u8; 32] {
+        sha256(&[&n.to_be_bytes()])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_few_and_short() {
+        let mut air = Air::default();
+        for n in 0..FAILURES_MAX + 10 {
+            air.note_failed(name(n), KmsError::Denied.into());
+        }
+        assert_eq!((air.failures.len(), air.failed.len()), (FAILURES_MAX, FAILURES_MAX));
+        assert!(air.check_failed(&name(9)).is_ok(), "the oldest were let go");
+        assert!(air.check_failed(&name(10)).is_err());
+        tokio::time::advance(FAILED_FOR - Duration::from_millis(1)).await;
+        assert!(air.check_failed(&name(10)).is_err());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(air.check_failed(&name(10)).is_ok());
+        assert_eq!((air.failures.len(), air.failed.len()), (0, 0));
+    }
+
+    fn block() -> Vec<u8> {
+        let to = crate::Cmk::from_x25519(&[1; 32]).recipient().clone();
+        let sealed = Sealer::builder().to(to).dek(Dek::import(&[7; 32])).build().unwrap().seal(b"", b"x").unwrap();
+        DekBlock::parse(&sealed, &crate::Limits::default()).unwrap().0.into()
+    }
+
+    /// Who has looked in the cache before a flight landed, and boards after it, does not begin another.
+    #[test]
+    fn what_has_just_landed_is_in_the_cache() {
+        let (inner, raw) = (inner(), block());
+        let board = |keep| inner.board(&raw, OpenError::NoMatchingKey, keep).unwrap();
+        assert!(board(Keep::InCache).is_some());
+        inner.settings.opener.learn(&raw, &Dek::import(&[7; 32])).unwrap();
+        assert!(board(Keep::InCache).is_none());
+        assert!(board(Keep::Nowhere).is_some(), "a channel takes none from the cache");
+    }
+
+    #[test]
+    fn a_flight_without_passengers_takes_no_place() {
+        let resolver = Resolver::builder(Opener::new(Keyring::new())).flights(1).build();
+        let raw = block();
+        let flight = async { Err(KmsError::Denied.into()) }.boxed().shared();
+        let weak = flight.downgrade().expect("it has not been polled");
+        drop(flight);
+        resolver.0.air().flights.insert(sha256(&[&raw]), Airborne { number: 9, flight: weak });
+        let again = resolver.0.board(&raw, OpenError::NoMatchingKey, Keep::InCache).unwrap().expect("it is not in the cache");
+        assert!(matches!(resolver.0.board(&block(), OpenError::NoMatchingKey, Keep::InCache), Err(ResolveError::Busy(_))));
+        drop(again);
+        assert_eq!(resolver.0.air().flights.len(), 0);
+    }
+
+    /// Who comes after the last has gone, and before its flight is out of the air, keeps his place.
+    #[test]
+    fn a_flight_takes_out_no_other() {
+        let inner = inner();
+        let flight = async { Err(KmsError::Denied.into()) }.boxed().shared();
+        let begin = |number| {
+            let weak = flight.downgrade().expect("it has not been polled");
+            inner.air().flights.insert(name(0), Airborne { number, flight: weak });
+            Landing { inner: inner.clone(), name: name(0), number }
+        };
+        let (first, second) = (begin(1), begin(2));
+        drop(first);
+        assert_eq!(inner.air().flights.len(), 1);
+        drop(second);
+        assert_eq!(inner.air().flights.len(), 0);
     }
 }

@@ -9,15 +9,18 @@ use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
     io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt, StreamExt, future::select_all};
+use futures_util::{
+    FutureExt, SinkExt, StreamExt,
+    future::{poll_fn, select_all},
+    ready,
+};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 use tokio::{
@@ -29,9 +32,12 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::session::{
-    ANSWER_MAX, GREETING_LEN, HELLO_MAX, Hello, Identity, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX, Status, Welcome, limits,
-    opener, suite, verified,
+use super::{
+    health::{Metrics, Refusal},
+    session::{
+        ANSWER_MAX, GREETING_LEN, HELLO_MAX, Hello, Identity, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX, Status, Welcome,
+        limits, opener, suite, verified,
+    },
 };
 use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
@@ -240,7 +246,7 @@ struct Shared {
     handler: Arc<dyn Serve>,
     limits: ServerLimits,
     registry: Mutex<Registry>,
-    counters: Counters,
+    metrics: Metrics,
 }
 
 /// Who is here.
@@ -251,17 +257,6 @@ struct Registry {
     strangers: BTreeMap<u64, AbortHandle>,
     served: HashMap<u64, AbortHandle>,
     callers: HashMap<VerifyingKey, usize>,
-}
-
-/// What happened, in numbers.
-#[derive(Default)]
-struct Counters {
-    accepted: AtomicU64,
-    evicted: AtomicU64,
-    refused: AtomicU64,
-    overloaded: AtomicU64,
-    served: AtomicU64,
-    requests: AtomicU64,
 }
 
 /// A server's life.
@@ -281,8 +276,14 @@ impl Server {
         let limits = ServerLimits { request, ..limits };
         let opener = opener(Keyring::from(identity.cmk), public.recipient.kem(), request);
         let signer = Arc::new(identity.sender);
-        let (registry, counters) = (Mutex::default(), Counters::default());
-        Self { shared: Arc::new(Shared { public, opener, signer, handler, limits, registry, counters }) }
+        let (registry, metrics) = (Mutex::default(), Metrics::default());
+        Self { shared: Arc::new(Shared { public, opener, signer, handler, limits, registry, metrics }) }
+    }
+
+    /// What happens, in numbers; and whether requests are taken.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics.clone()
     }
 
     /// Serves what connects to `listeners` until `stop` is there; then accepts no more, answers what has come, and ends.
@@ -290,10 +291,12 @@ impl Server {
         let (phase, phases) = watch::channel(Phase::Serving);
         let accepting = listeners.into_iter().map(|listener| Box::pin(self.shared.clone().accept_all(listener, phases.clone())));
         let accepting = accepting.collect::<Vec<_>>();
+        self.shared.metrics.set_ready(true);
         tokio::select! {
             _ = select_all(accepting) => {}
             () = stop => {}
         }
+        self.shared.metrics.set_ready(false);
         drop(phases);
         phase.send_replace(Phase::Finishing);
         self.shared.cut(|registry| registry.strangers.values().cloned().collect());
@@ -321,7 +324,7 @@ impl Shared {
 
     /// A connection is a stranger's until it has begun well. [KMS-12]
     fn take(self: &Arc<Self>, socket: Socket, phases: watch::Receiver<Phase>) {
-        self.counters.accepted.fetch_add(1, Relaxed);
+        self.metrics.accepted();
         let mut registry = self.registry();
         let id = registry.next;
         registry.next += 1;
@@ -341,9 +344,10 @@ impl Shared {
             }
         });
         registry.strangers.insert(id, task.abort_handle());
+        self.metrics.here(registry.strangers.len(), registry.served.len());
         drop(registry);
         if let Some((_, oldest)) = oldest {
-            self.counters.evicted.fetch_add(1, Relaxed);
+            self.metrics.refused(Refusal::Evicted);
             oldest.abort();
         }
     }
@@ -372,13 +376,20 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut registry = self.shared.registry();
         registry.strangers.remove(&self.id);
-        let Some(caller) = self.caller else { return };
-        registry.served.remove(&self.id);
-        if let Some(count) = registry.callers.get_mut(&caller) {
-            *count -= 1;
-            if *count == 0 {
-                registry.callers.remove(&caller);
-            }
+        if let Some(caller) = self.caller {
+            registry.served.remove(&self.id);
+            registry.leave(&caller);
+        }
+        self.shared.metrics.here(registry.strangers.len(), registry.served.len());
+    }
+}
+
+impl Registry {
+    fn leave(&mut self, caller: &VerifyingKey) {
+        let Some(count) = self.callers.get_mut(caller) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.callers.remove(caller);
         }
     }
 }
@@ -392,13 +403,13 @@ impl Place {
         let handle = registry.strangers.remove(&self.id)?;
         // [KMS-13]
         if registry.served.len() >= limits.connections || of_caller >= limits.connections_of_caller {
-            shared.counters.overloaded.fetch_add(1, Relaxed);
+            shared.metrics.refused(Refusal::Overloaded);
             return Some(Status::Overloaded);
         }
         registry.served.insert(self.id, handle);
         registry.callers.insert(caller, of_caller + 1);
+        shared.metrics.here(registry.strangers.len(), registry.served.len());
         drop(registry);
-        shared.counters.served.fetch_add(1, Relaxed);
         self.caller = Some(caller);
         Some(Status::Ready)
     }
@@ -410,9 +421,10 @@ impl Place {
     {
         // [KMS-12]
         let greeted = timeout(self.shared.limits.hello, Box::pin(self.greet(read, write, &phases))).await;
-        let Ok(Ok(Some((mut connection, status)))) = greeted else {
-            self.shared.counters.refused.fetch_add(1, Relaxed);
-            return;
+        let (mut connection, status) = match greeted {
+            Ok(Ok(Some(begun))) => begun,
+            Ok(_) => return self.shared.metrics.refused(Refusal::Hello),
+            Err(_) => return self.shared.metrics.refused(Refusal::Late),
         };
         if status == Status::Ready {
             connection.serve(&self.shared, phases).await;
@@ -439,7 +451,7 @@ impl Place {
         write.write_all(&greeting).await?;
         let binding = shared.public.binding(&greeting);
         let channel = ChannelOpener::new(shared.opener.clone(), Role::Acceptor, &binding).first_at_most(HELLO_MAX);
-        let channel = channel.budgets(Budgets { envelopes: renewals, ..Budgets::default() });
+        let channel = channel.budgets(Budgets { envelopes: renewals, ..Budgets::default() }).wiping();
         let mut requests = OpenedStream::new(channel, read).times(Times { header: Some(time), ..times });
         let first = requests.next().await.ok_or(OpenError::ChannelTruncated { delivered: 0 })??;
         // [KMS-3] [KMS-4]
@@ -483,6 +495,14 @@ struct Connection<R, W> {
     caller: VerifyingKey,
 }
 
+/// What comes next on a connection.
+enum Next {
+    Request(Bytes),
+    /// The client has said its last, or is silent, or the server is being stopped.
+    Nothing,
+    Wrong,
+}
+
 /// Why requests are no longer taken.
 enum End {
     /// The client has said its last, or we have: what was answered is sent, and both channels are closed.
@@ -504,31 +524,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     /// Answers requests in their order, until there are to be no more. [KMS-10]
     async fn answer_all(&mut self, shared: &Shared, phases: &mut watch::Receiver<Phase>) -> Result<End, CodecError> {
         let mut turn = 0;
+        let mut stopping = pin!(phases.wait_for(|phase| *phase == Phase::Finishing).map(|_| ()).fuse());
         loop {
-            turn += 1;
-            let waiting = if turn < TURN { self.requests.next().now_or_never() } else { None };
-            let next = match waiting {
-                Some(next) => next,
-                // Nothing more is waiting, or it was enough for a turn: answers leave.
-                None => {
-                    self.answers.flush().await?;
-                    if std::mem::replace(&mut turn, 0) >= TURN {
-                        if *phases.borrow() == Phase::Finishing {
-                            return Ok(End::Orderly);
-                        }
-                        tokio::task::yield_now().await;
-                    }
-                    match self.wait(phases).await {
-                        Some(next) => next,
-                        None => return Ok(End::Orderly),
-                    }
+            if turn == TURN {
+                // Others have their turn; a server that is being stopped takes no more of those who never pause.
+                self.answers.flush().await?;
+                tokio::task::yield_now().await;
+                turn = 0;
+                if (&mut stopping).now_or_never().is_some() {
+                    return Ok(End::Orderly);
                 }
-            };
-            match next {
-                None | Some(Err(CodecError::TimedOut(TimedOut::Idle))) => return Ok(End::Orderly),
-                Some(Err(_)) => return Ok(End::Cut),
-                Some(Ok(opened)) => {
-                    if !self.answer(shared, opened.payload).await? {
+            }
+            turn += 1;
+            match poll_fn(|cx| self.poll_next(stopping.as_mut(), &mut turn, cx)).await? {
+                Next::Nothing => return Ok(End::Orderly),
+                Next::Wrong => return Ok(End::Cut),
+                Next::Request(request) => {
+                    if !self.answer(shared, request).await? {
                         return Ok(End::Cut);
                     }
                 }
@@ -536,13 +548,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         }
     }
 
-    /// The next request, or `None` when the server is being stopped.
-    async fn wait(&mut self, phases: &mut watch::Receiver<Phase>) -> Option<Option<Result<crate::Opened, CodecError>>> {
-        tokio::select! {
-            biased;
-            next = self.requests.next() => Some(next),
-            _ = phases.wait_for(|phase| *phase == Phase::Finishing) => None,
+    /// The next request. When none is there, what was answered leaves; and when the server is being stopped, none is waited for.
+    fn poll_next(
+        &mut self,
+        stopping: Pin<&mut impl Future<Output = ()>>,
+        turn: &mut u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Next, CodecError>> {
+        if let Poll::Ready(next) = self.requests.poll_next_unpin(cx) {
+            return Poll::Ready(Ok(match next {
+                None | Some(Err(CodecError::TimedOut(TimedOut::Idle))) => Next::Nothing,
+                Some(Err(_)) => Next::Wrong,
+                Some(Ok(opened)) => Next::Request(opened.payload),
+            }));
         }
+        *turn = 0;
+        ready!(SinkExt::<Bytes>::poll_flush_unpin(&mut self.answers, cx))?;
+        stopping.poll(cx).map(|()| Ok(Next::Nothing))
     }
 
     /// Answers one request; tells whether it and its answer were of a size that there can be.
@@ -551,7 +573,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         if request.is_empty() || request.len() > shared.limits.request {
             return Ok(false);
         }
-        shared.counters.requests.fetch_add(1, Relaxed);
+        shared.metrics.asked();
         let answer = if shared.handler.may_block(&request) {
             // What was answered before does not wait for it.
             self.answers.flush().await?;

@@ -30,24 +30,30 @@ struct Kept {
 
 /// DEKs that were learnt for one message each, whose block a cache does not keep unlocked: its proof covers that message.
 #[derive(Default)]
-pub(super) struct Learnt(Mutex<Vec<(Box<[u8]>, Dek, Moment)>>);
+pub(super) struct Learnt(Mutex<Vec<OfOneMessage>>);
+
+struct OfOneMessage {
+    raw: Box<[u8]>,
+    dek: Dek,
+    since: Moment,
+}
 
 impl Learnt {
     /// Keeps a DEK, in the place of the oldest where there are too many.
     pub(super) fn insert(&self, raw: &[u8], dek: &Dek, now: Moment, policy: &CachePolicy) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(known, ..)| **known != *raw);
+        all.retain(|known| *known.raw != *raw);
         while !all.is_empty() && all.len() >= policy.deks.min(LEARNT_MAX) {
             all.remove(0);
         }
-        all.push((raw.into(), dek.again(), now));
+        all.push(OfOneMessage { raw: raw.into(), dek: dek.again(), since: now });
     }
 
     /// The DEK of exactly this block, if it is not too old.
     pub(super) fn get(&self, raw: &[u8], clock: &Clock, policy: &CachePolicy) -> Option<Dek> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(.., since)| clock.since(*since) < policy.age);
-        all.iter().find(|(known, ..)| **known == *raw).map(|(_, dek, _)| dek.again())
+        all.retain(|known| clock.since(known.since) < policy.age);
+        all.iter().find(|known| *known.raw == *raw).map(|known| known.dek.again())
     }
 }
 

@@ -265,7 +265,7 @@ impl Opener {
         let context = if context_len == 0 { Bytes::new() } else { envelope.split_off(body_at - context_len).freeze() };
         let seq = Numbered::Envelope(seq);
         let receipt = self.finish(&mut payload, padded, seq, &unlocked)?;
-        Ok(unlocked.opened(payload, context, seq, receipt))
+        Ok(unlocked.opened(payload.freeze(), context, seq, receipt))
     }
 
     /// The AAD of segment 0: the head as it was received, and the binding.
@@ -369,20 +369,6 @@ impl Opener {
             self.0.cache.insert(raw, unlocked.clone(), self.0.clock.now());
         }
         Ok(unlocked)
-    }
-
-    /// Whether a block is opened without anyone's being asked: its DEK is kept, or a key of the keyring unwraps it. What the policy refuses is
-    /// refused here, before a KMS is asked.
-    ///
-    /// # Errors
-    /// [`OpenError`] for a block that no DEK would open.
-    pub fn has_key_for(&self, block: &[u8]) -> Result<bool, OpenError> {
-        let parsed = DekBlock::parse_alone(block, &self.0.policy.limits)?;
-        match self.unlock(block, &parsed, None, Covers::Dek, None, &mut 0) {
-            Ok(_) => Ok(true),
-            Err(reason) if reason.a_dek_would_help() => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// Keeps the DEK of a block that was got from elsewhere, so that messages and streams under it open as long as the cache has it. Give it
@@ -503,9 +489,9 @@ impl Unlocked {
     /// A message under this DEK, all of it authentic. Made where it is handed out: moving it costs as much as a tenth of a small message's
     /// AEAD call.
     #[inline(always)]
-    pub(crate) fn opened(&self, payload: BytesMut, context: Bytes, seq: Numbered, receipt: Option<Arc<Receipt>>) -> Opened {
+    pub(crate) fn opened(&self, payload: Bytes, context: Bytes, seq: Numbered, receipt: Option<Arc<Receipt>>) -> Opened {
         let Self { created_at, key, sender, .. } = *self;
-        Opened { payload: payload.freeze(), context, sender, seq: seq.number(), created_at, key, receipt }
+        Opened { payload, context, sender, seq: seq.number(), created_at, key, receipt }
     }
 }
 
@@ -545,7 +531,7 @@ impl Ready<'_> {
             segments.open(message.plan, message.plaintext, message.body).map_err(|index| OpenError::Segment { index })?;
         let seq = Numbered::Envelope(seq);
         let receipt = opener.finish(&mut plaintext, message.head.flags.padded(), seq, &unlocked)?;
-        Ok(unlocked.opened(plaintext, Bytes::copy_from_slice(message.head.context), seq, receipt))
+        Ok(unlocked.opened(plaintext.freeze(), Bytes::copy_from_slice(message.head.context), seq, receipt))
     }
 }
 

@@ -19,8 +19,8 @@ typedef struct { char names[96]; ul flags, max_sessions, sessions; } TokenInfo;
 /* Places in the list of functions. */
 enum { GET_TOKEN_INFO = 6, OPEN_SESSION = 12, CLOSE_SESSION, CLOSE_ALL, LOGIN = 18, GET_VALUE = 24, FIND_INIT = 26, FIND, GENERATE_PAIR = 59, DERIVE = 62 };
 /* Return values and attributes. */
-enum { DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, PARAM_INVALID = 0x71, PIN_LOCKED = 0xa4, NOT_PRESENT = 0xe0, SESSION_COUNT = 0xb1 };
-enum { CKA_VALUE = 0x11, CKA_SENSITIVE = 0x103, CKA_EXTRACTABLE = 0x162, EDWARDS = 0x1055, MONTGOMERY = 0x1056 };
+enum { DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, PARAM_INVALID = 0x71, CURVE_UNSUPPORTED = 0x140, PIN_LOCKED = 0xa4, NOT_PRESENT = 0xe0, SESSION_COUNT = 0xb1 };
+enum { CKA_VALUE = 0x11, CKA_SENSITIVE = 0x103, CKA_EC_PARAMS = 0x180, CKA_EXTRACTABLE = 0x162, EDWARDS = 0x1055, MONTGOMERY = 0x1056 };
 
 static List real, ours;
 static ul slot_of_last;
@@ -99,8 +99,12 @@ static ul generate_pair(ul session, Mechanism *by, Attribute *public, ul m, Attr
     static unsigned char yes = 1, no = 0;
     Mechanism edwards = {EDWARDS, 0, 0};
     if (is("no x25519")) return MECHANISM_INVALID;
-    if (is("montgomery")) {
+    if (is("montgomery by identifier") || is("montgomery by name")) {
+        unsigned char wanted = is("montgomery by name") ? 0x13 : 0x06;
         if (by->mechanism != MONTGOMERY) return MECHANISM_INVALID;
+        for (ul i = 0; i < m; i++) {
+            if (public[i].type == CKA_EC_PARAMS && *(unsigned char *)public[i].value != wanted) return CURVE_UNSUPPORTED;
+        }
         by = &edwards;
     }
     for (ul i = 0; i < n && is("extractable"); i++) {
@@ -133,6 +137,7 @@ static ul derive(ul session, Mechanism *by, ul key, Attribute *with, ul n, ul *d
         REAL(CLOSE_ALL, slot_of_last);
     }
     if (is("wrapped points") && agreement.public_len != 34) return PARAM_INVALID;
+    if (is("either form") && agreement.public_len == 32 && !memcmp(agreement.public, "\4\x1e", 2)) return PARAM_INVALID;
     if (is("raw points") && agreement.public_len != 32) return PARAM_INVALID;
     if (is("raw points")) {
         memcpy(wrapped + 2, agreement.public, 32);

@@ -35,6 +35,14 @@ impl Asking {
         Ok(Self { runtime: runtime()?, service })
     }
 
+    /// Waits for what is done with the service.
+    pub(crate) fn wait<T, F>(&self, act: impl FnOnce(Arc<dyn KeyService>) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.runtime.block_on(act(self.service.clone()))
+    }
+
     pub(crate) fn ask<'a, T>(&'a self, request: impl FnOnce(&'a dyn KeyService) -> Reply<'a, T>) -> Result<T, Failure> {
         Ok(self.runtime.block_on(request(&*self.service))?)
     }

@@ -10,9 +10,10 @@ use crate::{
     cli::{
         Failure,
         args::{OpenKeys, PassphraseFrom},
+        fail::Code,
     },
     keys::Dek,
-    kms::WrappedDek,
+    kms::{ResolveError, Resolver, WrappedDek},
     open::Opener,
     wire::{DekBlock, Limits, PREAMBLE_LEN, ParseError, len64},
 };
@@ -47,10 +48,17 @@ impl Unwrapper {
 
     /// Lets an opener know the DEK of a block, where it has no key for it. What the policy refuses is not asked for.
     pub(crate) fn teach(&self, opener: &Opener, block: &[u8]) -> Result<(), Failure> {
-        if opener.has_key_for(block)? {
-            return Ok(());
+        self.0.wait(|service| async move { Ok(Resolver::new(opener.clone(), service).prepare(block).await?) })
+    }
+}
+
+impl From<ResolveError> for Failure {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Open(error) => error.into(),
+            ResolveError::Service(error) => error.into(),
+            busy => Self::new(Code::Io, busy.to_string()),
         }
-        Ok(opener.learn(block, &self.dek(block)?)?)
     }
 }
 

@@ -72,7 +72,8 @@ pub enum TokenError {
 /// What the module or the system said.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is wrong with a PIN. Nothing is tried with it again until [`Token::use_pin`](super::Token::use_pin) is called: a token counts.
+/// What is wrong with a PIN. Nothing is tried with it again until [`Token::use_pin`](super::Token::use_pin) is called: a token
+/// counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PinError {

@@ -52,7 +52,8 @@ impl TokenKey {
         &self.id
     }
 
-    /// Whether the token says that the key was made in it, and was sensitive and not extractable at all times. A key that was imported, or
+    /// Whether the token says that the key was made in it, and was sensitive and not extractable at all times. A key that was
+    /// imported, or
     /// put back from a backup, is without that.
     #[must_use]
     pub fn never_left(&self) -> bool {
@@ -184,7 +185,8 @@ fn contributes(point: &[u8; 32]) -> bool {
     backend::DhKey::new(&Secret32::copied(&[0x40; 32])).agree(point).is_ok()
 }
 
-/// The same point in its one canonical form. RFC 7748 takes them all and tokens need not; the KDF sees the bytes that were received. [WRAP-4]
+/// The same point in its one canonical form. RFC 7748 takes them all and tokens need not; the KDF sees the bytes that were
+/// received. [WRAP-4]
 fn canonical(point: &[u8; 32]) -> [u8; 32] {
     let mut out = *point;
     out[31] &= 0x7f;

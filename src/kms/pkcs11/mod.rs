@@ -1,4 +1,5 @@
-//! A CMK inside a token that speaks PKCS#11 (a smart card, an HSM, SoftHSM): made there, never extractable, and used there for the one
+//! A CMK inside a token that speaks PKCS#11 (a smart card, an HSM, SoftHSM): made there, never extractable, and used there for
+//! the one
 //! Diffie-Hellman of a decapsulation. Senders need not know: they seal to its public half as to any other.
 //!
 //! ```text
@@ -23,11 +24,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A module is code in this process, and trusted as such. A token that answers something else than X25519 opens nothing and harms nothing;
-//! an all-zero result is refused whatever it says. Calls block: asynchronous code asks through [`TokenKey::unwrap_dek_async`], or opens on
+//! A module is code in this process, and trusted as such. A token that answers something else than X25519 opens nothing and harms
+//! nothing;
+//! an all-zero result is refused whatever it says. Calls block: asynchronous code asks through [`TokenKey::unwrap_dek_async`], or
+//! opens on
 //! a thread of its own.
 //!
-//! A login is the whole process's: while a session of it is logged in, tokens that are opened again are not asked whether their PIN is
+//! A login is the whole process's: while a session of it is logged in, tokens that are opened again are not asked whether their
+//! PIN is
 //! right. After a fork the child loads the module and opens the token itself; what it got from its parent answers
 //! [`TokenError::Forked`].
 
@@ -170,7 +174,8 @@ impl Pin {
 
 /// A token, logged in. Clones share its sessions, of which there are [`SESSIONS_MAX`] at the most.
 ///
-/// A session that fails is closed, and what it was asked is asked once more on a new one, which logs in again where that is needed: a
+/// A session that fails is closed, and what it was asked is asked once more on a new one, which logs in again where that is
+/// needed: a
 /// token that was taken out works again when it is back. A PIN is tried once; after a wrong one nothing logs in before
 /// [`use_pin`](Self::use_pin).
 #[derive(Clone)]
@@ -191,7 +196,8 @@ impl Token {
         self.0.serial()
     }
 
-    /// Takes another PIN from now on, and logs in with it: after [`TokenError::Pin`]. While a session of the process is still logged in the
+    /// Takes another PIN from now on, and logs in with it: after [`TokenError::Pin`]. While a session of the process is still
+    /// logged in the
     /// token does not look at the PIN.
     ///
     /// # Errors
@@ -203,7 +209,8 @@ impl Token {
     /// Makes a key pair in the token that stays there: sensitive, never extractable, for agreeing on secrets.
     ///
     /// # Errors
-    /// [`TokenError`]: the name is taken, the token makes no X25519 keys, or it made one that is not as asked for; that one is destroyed.
+    /// [`TokenError`]: the name is taken, the token makes no X25519 keys, or it made one that is not as asked for; that one is
+    /// destroyed.
     pub fn generate(&self, label: &str, id: &[u8]) -> Result<TokenKey, TokenError> {
         let names = [KeyName::Label(label).attribute()?, KeyName::Id(id).attribute()?];
         let found = self.0.ask_to_write(|seat| {

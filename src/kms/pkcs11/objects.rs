@@ -203,7 +203,8 @@ impl Flags {
     }
 }
 
-/// The public half, asked from the private one: what lies beside it in the token is anybody's to write. Tells as well in which form
+/// The public half, asked from the private one: what lies beside it in the token is anybody's to write. Tells as well in which
+/// form
 /// the token takes points.
 fn own_public_half(session: &Session, key: ObjectHandle) -> Result<(Form, [u8; 32]), TokenError> {
     let asked = |form| agree_in(session, key, form, &BASE_POINT).map(|public| (form, *public.bytes()));
@@ -254,7 +255,7 @@ fn content(attribute: Attribute) -> Option<Vec<u8>> {
 
 /// X25519 of the key in the token with a point, which is canonical.
 pub(super) fn agree(session: &Session, key: ObjectHandle, form: Form, point: &[u8; 32]) -> Result<Secret32, TokenError> {
-    // One raw point in 65,536 looks like an OCTET STRING that is too short, and a token that takes both forms refuses it.
+    // One raw point in 65,536 looks like an OCTET STRING of 30 bytes, and a token that takes both forms may read it so.
     if form == Form::Raw && point.starts_with(&AMBIGUOUS) {
         return agree_in(session, key, Form::Der, point).or_else(|_| agree_in(session, key, Form::Raw, point));
     }

@@ -11,10 +11,11 @@ use std::{
 use super::{
     AuditError, Entry, Head, LineError, RootKey, StoreError,
     disk::Disk,
-    log, read_snapshot,
+    log, open_with, read_snapshot, read_state,
+    root::Root,
     snapshot::Snapshot,
     state_in,
-    walk::{Expected, Line, Lines},
+    walk::{Expected, Files, Line, Lines},
 };
 
 /// How often a log is looked at again that a server writes to meanwhile.
@@ -47,39 +48,53 @@ pub struct Report {
 /// # Errors
 /// [`StoreError::Audit`] when the log is not what was written; others when the state cannot be opened.
 pub fn verify(folder: &Path, root: &RootKey) -> Result<Report, StoreError> {
-    let mut look = verify_once(folder, root);
-    for _ in 1..LOOKS {
-        if matches!(&look, Ok(report) if report.torn_bytes == 0) {
-            break;
-        }
-        // A server may have changed both between our two looks.
-        thread::sleep(PAUSE);
-        look = verify_once(folder, root);
-    }
-    look
-}
-
-fn verify_once(folder: &Path, root: &RootKey) -> Result<Report, StoreError> {
     let disk = Disk::default();
     let path = state_in(folder);
     if !disk.is_there(&path)? {
         return Err(StoreError::Missing(folder.into()));
     }
-    let Snapshot { head, ledger, .. } = open_with(&disk, &path, root)?;
+    let root = root.unlock(Head::parse(&read_state(&disk, &path)?)?.root)?;
+    let mut look = verify_once(&disk, folder, &root);
+    for _ in 1..LOOKS {
+        // A server may be writing a line or exchanging a file.
+        if !matches!(&look, Ok(Report { torn_bytes: 1.., .. }) | Err(StoreError::Audit(_) | StoreError::Io { .. })) {
+            break;
+        }
+        thread::sleep(PAUSE);
+        look = verify_once(&disk, folder, &root);
+    }
+    look
+}
+
+fn verify_once(disk: &Disk, folder: &Path, root: &Root) -> Result<Report, StoreError> {
+    let (Snapshot { head, ledger, .. }, files) = at_one_time(disk, folder, root)?;
     let expected = Expected { ledger: &ledger, generation: head.generation };
-    let found = log::files(&disk, folder)?.walk(&disk, &ledger.chain()?, Some(&expected), None)?;
+    let found = files.walk(disk, &ledger.chain()?, Some(&expected), None)?;
     let anchored = if found.is_owed { found.end.seq } else { ledger.anchor.seq };
     Ok(report(&found, &head, anchored))
 }
 
-/// Verifies the log that a replica has written into `folder`; `state` is the state file that it read. No state names its end, so that
-/// lines cut off there are not missed.
+/// A state, and the log as it was at a moment when this was the state.
+fn at_one_time(disk: &Disk, folder: &Path, root: &Root) -> Result<(Snapshot, Files), StoreError> {
+    let path = state_in(folder);
+    let mut snapshot = read_snapshot(disk, &path, root)?;
+    loop {
+        let files = log::files(disk, folder)?.until_now(disk)?;
+        if Head::parse(&read_state(disk, &path)?)? == snapshot.head {
+            return Ok((snapshot, files));
+        }
+        snapshot = read_snapshot(disk, &path, root)?;
+    }
+}
+
+/// Verifies the log that a replica has written into `folder`; `state` is the state file that it read. No state names its end,
+/// so that lines cut off there are not missed.
 ///
 /// # Errors
 /// As [`verify`].
 pub fn verify_replica(folder: &Path, state: &Path, root: &RootKey) -> Result<Report, StoreError> {
     let disk = Disk::default();
-    let Snapshot { head, mut ledger, .. } = open_with(&disk, state, root)?;
+    let (Snapshot { head, mut ledger, .. }, _) = open_with(&disk, state, root)?;
     ledger.id = log_id(&disk, folder)?;
     let found = log::files(&disk, folder)?.walk(&disk, &ledger.chain()?, None, None)?;
     Ok(report(&found, &head, 0))
@@ -98,12 +113,6 @@ fn report(found: &super::walk::Found, head: &Head, anchored: u64) -> Report {
     }
 }
 
-/// A state, with the root key stretched for it alone.
-pub(super) fn open_with(disk: &Disk, path: &Path, root: &RootKey) -> Result<Snapshot, StoreError> {
-    let mut unlocked = None;
-    read_snapshot(disk, path, |head| Ok(unlocked.insert(root.unlock(head.root.clone())?)))
-}
-
 /// The id of the log in a folder, as its newest file has it.
 pub(super) fn log_id(disk: &Disk, folder: &Path) -> Result<[u8; 16], StoreError> {
     let files = log::files(disk, folder)?;
@@ -112,7 +121,8 @@ pub(super) fn log_id(disk: &Disk, folder: &Path) -> Result<[u8; 16], StoreError>
     Ok(head.ok_or(AuditError::Head { file: 1 })?.id)
 }
 
-/// The lines of the audit log in a folder, the oldest first, as they say and unverified; a torn end is left out. No root key is needed.
+/// The lines of the audit log in a folder, the oldest first, as they say and unverified; a torn end is left out. No root key is
+/// needed.
 ///
 /// ```
 /// # use sealwire::kms::store::{Record, RootKey, Store, records};

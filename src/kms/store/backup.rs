@@ -6,13 +6,14 @@ use std::{
 };
 
 use super::{
-    Head, RootKey, Store, StoreError, audit::open_with, disk::Disk, disk::folder_of, disk::unfinished, read_state, state_in,
-    write_new,
+    Head, RootKey, Store, StoreError,
+    disk::{Disk, folder_of, unfinished},
+    open_with, read_state, snapshot, state_in, write_new,
 };
 use crate::wire::len64;
 
-/// Copies the state of a store into one file, which needs the same root key; tells its generation. A server may go on writing. The copy
-/// is readable by its owner alone, and nothing is written over.
+/// Copies the state of a store into one file, which needs the same root key; tells its generation. A server may go on writing.
+/// The copy is readable by its owner alone, and nothing is written over.
 ///
 /// Without the root key no more is checked than that the copy is whole; [`Store::backup`] opens it too.
 ///
@@ -32,8 +33,8 @@ pub fn backup(folder: &Path, to: &Path) -> Result<u64, StoreError> {
     Ok(head.generation)
 }
 
-/// Makes a store of a backup, or of the state file of a store whose log is damaged. It is opened first; nothing is written over. The new
-/// store has a log of its own, and is one generation newer.
+/// Makes a store of a backup, or of the state file of a store whose log is damaged. It is opened first; nothing is written
+/// over. The new store has a log of its own, and is one generation newer.
 ///
 /// # Errors
 /// As [`Store::create`], and those of a state that cannot be opened.
@@ -43,9 +44,9 @@ pub fn restore(from: &Path, folder: &Path, root: &RootKey) -> Result<Store, Stor
     if !disk.is_there(&from)? {
         return Err(StoreError::Missing(from));
     }
-    let snapshot = open_with(&disk, &from, root)?;
-    let generation = snapshot.head.generation.checked_add(1).ok_or(StoreError::Failed)?;
-    Store::create_on(disk, folder, root, &snapshot.state, generation)
+    let (opened, _) = open_with(&disk, &from, root)?;
+    let generation = opened.head.generation.checked_add(1).ok_or(StoreError::Failed)?;
+    Store::create_on(disk, folder, root, &opened.state, generation)
 }
 
 impl Store {
@@ -56,7 +57,7 @@ impl Store {
     pub fn backup(&self, to: &Path) -> Result<u64, StoreError> {
         let file = read_state(&self.disk, &self.state_path())?;
         let head = Head::parse(&file)?;
-        super::snapshot::open(&self.root, head.clone(), file.clone())?;
+        snapshot::open(&self.root, head.clone(), file.clone())?;
         write_copy(&self.disk, to, &file)?;
         Ok(head.generation)
     }

@@ -27,7 +27,7 @@ impl Disk {
         let mut builder = DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        self.call(|| builder.create(path))
+        self.call("create_folder", || builder.create(path))
     }
 
     /// A plain file, to be read.
@@ -47,7 +47,7 @@ impl Disk {
 
     /// What a file holds, which is `len` bytes.
     pub(super) fn read(&self, mut file: &File, out: &mut [u8]) -> io::Result<()> {
-        self.call(|| file.read_exact(out))
+        self.call("read", || file.read_exact(out))
     }
 
     pub(super) fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
@@ -55,29 +55,29 @@ impl Disk {
         if self.faults.is_short() {
             file.write_all(bytes.get(..bytes.len() / 2).unwrap_or_default())?;
         }
-        self.call(|| file.write_all(bytes))
+        self.call("write", || file.write_all(bytes))
     }
 
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
-        self.call(|| file.sync_data())
+        self.call("sync", || file.sync_data())
     }
 
     pub(super) fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
-        self.call(|| file.set_len(len))
+        self.call("truncate", || file.set_len(len))
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call(|| fs::rename(from, to))
+        self.call("rename", || fs::rename(from, to))
     }
 
     /// Gives a file a second name, where nothing has it.
     pub(super) fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call(|| fs::hard_link(from, to))
+        self.call("link", || fs::hard_link(from, to))
     }
 
     /// Removes a file, if it is there.
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
-        self.call(|| match fs::remove_file(path) {
+        self.call("remove", || match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
@@ -85,18 +85,18 @@ impl Disk {
 
     /// Makes the names in a folder last.
     pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.call(|| if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) })
+        self.call("sync_folder", || if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) })
     }
 
     /// The names in a folder.
     pub(super) fn names(&self, folder: &Path) -> io::Result<Vec<String>> {
         let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().into_string().ok());
-        self.call(|| fs::read_dir(folder)?.filter_map(|entry| name(entry).transpose()).collect())
+        self.call("names", || fs::read_dir(folder)?.filter_map(|entry| name(entry).transpose()).collect())
     }
 
     /// Whether anything has this name, a link that leads nowhere included.
     pub(super) fn is_there(&self, path: &Path) -> Result<bool, StoreError> {
-        match self.call(|| fs::symlink_metadata(path)) {
+        match self.call("look", || fs::symlink_metadata(path)) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(StoreError::io("looking at", path)(error)),
@@ -105,7 +105,7 @@ impl Disk {
 
     /// A folder into which not everybody may write.
     pub(super) fn check_folder(&self, path: &Path) -> Result<(), StoreError> {
-        let meta = self.call(|| fs::metadata(path)).map_err(StoreError::io("looking at", path))?;
+        let meta = self.call("look", || fs::metadata(path)).map_err(StoreError::io("looking at", path))?;
         #[cfg(unix)]
         if std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o002 != 0 {
             return Err(StoreError::WritableByAll(path.into()));
@@ -133,7 +133,7 @@ impl Disk {
             fs::{FlockOperation, flock},
             io::Errno,
         };
-        self.call(|| match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        self.call("lock", || match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
@@ -157,7 +157,7 @@ impl Disk {
         if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
             return Err(StoreError::NotAFile(path.into()));
         }
-        let file = self.call(|| options.open(path)).map_err(|error| match error.kind() {
+        let file = self.call(what, || options.open(path)).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => StoreError::Exists(path.into()),
             _ => StoreError::io(what, path)(error),
         })?;
@@ -169,8 +169,8 @@ impl Disk {
     }
 
     #[cfg(test)]
-    fn call<T>(&self, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.faults.before()?;
+    fn call<T>(&self, what: &'static str, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.faults.before(what)?;
         let done = operation()?;
         self.faults.after()?;
         Ok(done)
@@ -178,7 +178,7 @@ impl Disk {
 
     #[cfg(not(test))]
     #[allow(clippy::unused_self, reason = "under test it fails when it is told to")]
-    fn call<T>(&self, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn call<T>(&self, _: &'static str, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         operation()
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct Faults(Arc<Mutex<Plan>>);
 #[derive(Default)]
 struct Plan {
     calls: u32,
+    seen: Vec<&'static str>,
     chosen: Option<(u32, Kind, Lasting)>,
 }
 
@@ -32,7 +33,7 @@ type Lasting = bool;
 impl Faults {
     /// From now on the call number `n`, from 1, fails; and those after it, if that is to last.
     pub(super) fn choose(&self, n: u32, kind: Kind, lasting: Lasting) {
-        *self.0.lock().unwrap() = Plan { calls: 0, chosen: Some((n, kind, lasting)) };
+        *self.0.lock().unwrap() = Plan { chosen: Some((n, kind, lasting)), ..Plan::default() };
     }
 
     /// No call fails any more; tells whether one did.
@@ -43,9 +44,15 @@ impl Faults {
         failed
     }
 
-    pub(super) fn before(&self) -> io::Result<()> {
+    /// What was called since.
+    pub(super) fn seen(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap().seen.clone()
+    }
+
+    pub(super) fn before(&self, what: &'static str) -> io::Result<()> {
         let mut plan = self.0.lock().unwrap();
         plan.calls += 1;
+        plan.seen.push(what);
         plan.fails(plan.calls, |kind| kind != Kind::After)
     }
 
@@ -190,21 +197,45 @@ mod tests {
                     continue;
                 }
                 disk.faults.mend();
-                match (&done, change(&mut store)) {
+                let again = change(&mut store);
+                drop(store);
+                match again {
                     // It tells that it takes no more; opened again, it does.
-                    (Err(_), Err(StoreError::Failed)) => {
-                        drop(store);
-                        let (mut store, state) =
-                            Store::open(&place.store(), &root(1)).or_else(|_| Store::open(&place.store(), &root(2))).unwrap();
-                        assert!([new, b"old"].contains(&&state[..]));
+                    Err(StoreError::Failed) => {
+                        let opened = Store::open(&place.store(), &root(1)).or_else(|_| Store::open(&place.store(), &root(2)));
+                        let (mut store, state) = opened.unwrap();
+                        assert!(state[..] == *new || (done.is_err() && state[..] == *b"old"));
                         change(&mut store).unwrap();
                     }
-                    (_, again) => again.unwrap(),
+                    again => again.unwrap(),
                 }
                 assert_eq!(place.state().0, new, "{kind:?} {n}");
             }
         }
         failed
+    }
+
+    /// What is renamed is durable, and so is the log that it names; the rename is too, before the line of the change follows.
+    ///
+    /// Proves STO-7 and STO-9: no kill shows what a power cut would.
+    #[test]
+    fn the_order_of_calls() {
+        let (place, disk) = (Place::new(), Disk::default());
+        let (mut store, _) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+        store.sync().unwrap();
+        store.log(&record("use")).unwrap();
+        disk.faults.mend();
+        store.replace(b"new", &record("change")).unwrap();
+        let replacing = ["opening", "read", "sync", "remove", "creating", "write", "sync", "rename", "sync_folder", "write"];
+        assert_eq!(disk.faults.seen(), replacing);
+        disk.faults.mend();
+        store.rotate().unwrap();
+        let rotating = ["remove", "creating", "write", "sync", "sync", "rename", "rename", "sync_folder"];
+        assert_eq!(disk.faults.seen(), rotating);
+        disk.faults.mend();
+        store.backup(&place.0.path().join("backup")).unwrap();
+        let backing_up = ["remove", "creating", "write", "sync", "link", "remove", "sync_folder"];
+        assert!(disk.faults.seen().ends_with(&backing_up));
     }
 
     #[test]
@@ -229,6 +260,24 @@ mod tests {
             b"old",
         );
         assert!(failed > 5 * 7, "{failed}");
+    }
+
+    /// By size, in the middle of a use: a use that was taken is in the log, wherever the rotation ended.
+    #[test]
+    fn rotating_by_size() {
+        for (kind, lasting) in WAYS {
+            for n in 1..14 {
+                let (place, disk) = (Place::new(), Disk::default());
+                let (store, _) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+                store.rotate_at(1);
+                disk.faults.choose(n, kind, lasting);
+                let logged = [0; 3].iter().filter(|_| store.log(&record("use")).is_ok()).count();
+                assert!(disk.faults.mend());
+                drop(store);
+                place.state();
+                assert_eq!(place.uses(), 1 + logged, "{kind:?} {lasting} {n}");
+            }
+        }
     }
 
     /// A use that was refused is not in the log, and one that was not refused is.
@@ -275,7 +324,9 @@ mod tests {
         let log = place.store().join("audit.log");
         let content = fs::read(&log).unwrap();
         fs::write(&log, &content[..content.len() - 30]).unwrap();
-        ["state.new", "audit.log.new"].map(|name| fs::write(place.store().join(name), b"half").unwrap());
+        for name in ["state.new", "audit.log.new"] {
+            fs::write(place.store().join(name), b"half").unwrap();
+        }
         place
     }
 

@@ -85,14 +85,18 @@ impl Log {
         let mut inner = self.usable()?;
         self.settle(&mut inner)?;
         if inner.len >= inner.rotate_at && inner.has_lines {
-            // What cannot be begun now is begun later.
-            let _ = self.rotate_now(&mut inner);
+            let rotated = self.rotate_now(&mut inner);
+            // A file that could not be begun is begun later; one that is half exchanged takes no line.
+            if inner.failed {
+                return rotated;
+            }
         }
         let (line, end) = self.chain.line(&inner.end, record, None)?;
         self.put(&mut inner, &line, end)
     }
 
-    /// The next line, for a record of a change that makes this generation, and where the log stands after it. All before is durable.
+    /// The next line, for a record of a change that makes this generation, and where the log stands after it. All before is
+    /// durable.
     pub(super) fn draft(&self, record: &Record, generation: u64) -> Result<(Vec<u8>, Anchor), StoreError> {
         // [STO-9]
         self.sync()?;
@@ -228,5 +232,5 @@ pub(super) fn files(disk: &Disk, folder: &Path) -> Result<Files, StoreError> {
     if numbers.is_empty() && !has_current {
         return Err(AuditError::NotThere.into());
     }
-    Ok(Files { folder: folder.into(), numbers, has_current })
+    Ok(Files { folder: folder.into(), numbers, has_current, current_len: u64::MAX })
 }

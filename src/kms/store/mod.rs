@@ -1,5 +1,5 @@
-//! The state of a key service <-> a folder, under a root key, and an audit log beside it (spec/store.md). Knows nothing of what a state
-//! means.
+//! The state of a key service <-> a folder, under a root key, and an audit log beside it (spec/store.md). Knows nothing of what
+//! a state means.
 //!
 //! ```text
 //! state              the whole state, sealed as one, replaced as one
@@ -8,10 +8,12 @@
 //! lock               held while the store is open for writing
 //! ```
 //!
-//! No database engine: a service has few keys, and one snapshot under one AEAD means that no record can be dropped, exchanged or put back
-//! alone, which encryption record by record inside an engine does not give. A copy of one file is a backup, and a replica.
+//! No database engine: a service has few keys, and one snapshot under one AEAD means that no record can be dropped, exchanged
+//! or put back alone, which encryption record by record inside an engine does not give. A copy of one file is a backup, and a
+//! replica.
 //!
-//! What it does not tell: a state and a log that were put back together, to one moment of the past. Ship the log, or keep a replica.
+//! What it does not tell: a state and a log that were put back together, to one moment of the past. Ship the log, or keep a
+//! replica.
 //!
 //! ```
 //! use sealwire::kms::store::{Record, RootKey, Store, verify};
@@ -19,7 +21,8 @@
 //! # let path = folder.path().join("kms");
 //! let (root, key_file) = RootKey::generate("2026-01-01T00:00:00Z")?;
 //! let mut store = Store::create(&path, &root, b"no keys yet")?;
-//! let record = Record { at: 0, caller: "alice".into(), action: "create".into(), key: Some("orders".into()), result: "ok".into() };
+//! let [caller, action, result] = ["alice", "create", "ok"].map(String::from);
+//! let record = Record { at: 0, caller, action, key: Some("orders".into()), result };
 //! store.replace(b"one key", &record)?;
 //! drop(store);
 //!
@@ -126,12 +129,13 @@ impl Store {
     /// # Errors
     /// As [`replace`](Self::replace).
     pub fn change_root(&mut self, new: &RootKey, record: &Record) -> Result<(), StoreError> {
-        let snapshot = read_snapshot(&self.disk, &self.state_path(), |_| Ok(&self.root))?;
+        self.usable()?;
+        let snapshot = read_snapshot(&self.disk, &self.state_path(), &self.root)?;
         self.commit(Some(new.fresh(&mut Entropy::default())?), &snapshot.state, record)
     }
 
-    /// Writes down a use that changes nothing. It outlives this process at once; the machine, when the store is next synced, replaced or
-    /// dropped.
+    /// Writes down a use that changes nothing. It outlives this process at once; the machine, when the store is next synced,
+    /// replaced or dropped.
     ///
     /// # Errors
     /// [`StoreError`]: nothing of the record is in the log.
@@ -213,14 +217,14 @@ impl Store {
         disk.check_folder(folder)?;
         // [STO-8]
         let lock = disk.lock(folder)?;
-        let mut unlocked = None;
-        let snapshot = read_snapshot(&disk, &path, |head| Ok(unlocked.insert(root.unlock(head.root.clone())?)))?;
-        let (Snapshot { head, ledger, state }, Some(root)) = (snapshot, unlocked) else { return Err(StoreError::WrongRootKey) };
+        let (Snapshot { head, ledger, state }, root) = open_with(&disk, &path, root)?;
         let expected = Expected { ledger: &ledger, generation: head.generation };
         let chain = ledger.chain()?;
         let found = log::files(&disk, folder)?.walk(&disk, &chain, Some(&expected), Some(ledger.anchor.seq))?;
         // [STO-16] Up to here nothing has been written.
         disk.remove(&unfinished(&path)).map_err(StoreError::io("removing", unfinished(&path)))?;
+        // The log must not tell of a state whose name a power cut could still take away.
+        disk.sync_folder(folder).map_err(StoreError::io("syncing", folder))?;
         let log = Log::resume(&disk, folder, chain, &found)?;
         if found.is_owed {
             log.take(ledger.line, ledger.anchor);
@@ -314,16 +318,18 @@ fn write_new(disk: &Disk, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     written
 }
 
-/// Reads a state file, and opens it under the root key that `root` gives for its head.
-fn read_snapshot<'a>(
-    disk: &Disk,
-    path: &Path,
-    root: impl FnOnce(&Head) -> Result<&'a Root, StoreError>,
-) -> Result<Snapshot, StoreError> {
+/// A state that is there, and its root key, stretched for it.
+fn open_with(disk: &Disk, path: &Path, root: &RootKey) -> Result<(Snapshot, Root), StoreError> {
     let file = read_state(disk, path)?;
     let head = Head::parse(&file)?;
-    let root = root(&head)?;
-    snapshot::open(root, head, file)
+    let root = root.unlock(head.root.clone())?;
+    Ok((snapshot::open(&root, head, file)?, root))
+}
+
+/// The same under a root key that was stretched before.
+fn read_snapshot(disk: &Disk, path: &Path, root: &Root) -> Result<Snapshot, StoreError> {
+    let file = read_state(disk, path)?;
+    snapshot::open(root, Head::parse(&file)?, file)
 }
 
 /// A state file, whole; of at most as many bytes as one can have. [STO-3]

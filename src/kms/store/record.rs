@@ -26,7 +26,8 @@ const MAC_DIGITS: usize = 64;
 ///
 /// ```
 /// use sealwire::kms::store::Record;
-/// let record = Record { at: 0, caller: "alice".into(), action: "create".into(), key: Some("orders".into()), result: "ok".into() };
+/// let [caller, action, result] = ["alice", "create", "ok"].map(String::from);
+/// let record = Record { at: 0, caller, action, key: Some("orders".into()), result };
 /// assert!(record.check().is_ok());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
     audit::log_id,
     disk::Disk,
     log::{self, Log},
-    read_snapshot, read_state,
+    open_with, read_state,
     record::Anchor,
     root::Root,
     snapshot::{self, Ledger, Snapshot},
@@ -54,9 +54,7 @@ impl Replica {
         if !disk.is_there(&path)? {
             return Err(StoreError::Missing(path));
         }
-        let mut unlocked = None;
-        let snapshot = read_snapshot(&disk, &path, |head| Ok(unlocked.insert(root.unlock(head.root.clone())?)))?;
-        let (Snapshot { head, ledger, state }, Some(root)) = (snapshot, unlocked) else { return Err(StoreError::WrongRootKey) };
+        let (Snapshot { head, ledger, state }, root) = open_with(&disk, &path, root)?;
         Ok((Self { disk, path, root, head, log_secret: ledger.secret, log: None }, state))
     }
 
@@ -119,8 +117,8 @@ impl Replica {
     /// The state, if the file was replaced by a newer one since it was read.
     ///
     /// # Errors
-    /// [`StoreError::WentBack`] when it is older, or another of the same generation; [`StoreError::WrongRootKey`] when the root key was
-    /// changed, after which the replica is opened again. What was read before stays good.
+    /// [`StoreError::WentBack`] when it is older, or another of the same generation; [`StoreError::WrongRootKey`] when the root
+    /// key was changed, after which the replica is opened again. What was read before stays good.
     pub fn reload(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let file = read_state(&self.disk, &self.path)?;
         let head = Head::parse(&file)?;

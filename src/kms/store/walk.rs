@@ -20,6 +20,8 @@ pub(super) struct Files {
     /// Of those that are not written to any more.
     pub(super) numbers: Vec<u64>,
     pub(super) has_current: bool,
+    /// Bytes of the file that is written to, behind which nothing is looked at.
+    pub(super) current_len: u64,
 }
 
 /// How far a log goes.
@@ -54,6 +56,16 @@ impl Files {
         self.numbers.iter().map(|number| closed(&self.folder, *number)).chain(last).collect()
     }
 
+    /// Leaves out what is appended from now on.
+    pub(super) fn until_now(mut self, disk: &Disk) -> Result<Self, StoreError> {
+        if self.has_current {
+            let path = current(&self.folder);
+            let meta = disk.open(&path)?.metadata();
+            self.current_len = meta.map_err(StoreError::io("looking at", &path))?.len();
+        }
+        Ok(self)
+    }
+
     /// Whether the file that is written to has more than a head.
     pub(super) fn has_lines(&self, disk: &Disk) -> Result<bool, StoreError> {
         let path = current(&self.folder);
@@ -75,6 +87,8 @@ impl Files {
         let mut walk: Option<Walk<'_>> = None;
         for (i, path) in paths.iter().enumerate() {
             let file = disk.open(path)?;
+            let is_current = self.has_current && i + 1 == paths.len();
+            let file = file.take(if is_current { self.current_len } else { u64::MAX });
             let mut lines = Lines::over(BufReader::with_capacity(64 * 1024, file), path);
             let head = lines.head()?.ok_or(AuditError::Head { file: number_of(walk.as_ref()) })?;
             let mut now = match walk.take() {
