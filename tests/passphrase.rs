@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Write},
+    io::Write,
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
