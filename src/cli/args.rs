@@ -317,8 +317,9 @@ pub(crate) struct OpenKeys {
 
 impl OpenKeys {
     /// The files that hold secrets.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.keys.iter().chain(&self.root_key_file).chain(&self.me)
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let state = self.kms_store.as_deref().map(super::kms::state_in);
+        self.keys.iter().chain(&self.root_key_file).chain(&self.me).cloned().chain(state).collect()
     }
 }
 

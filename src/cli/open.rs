@@ -33,7 +33,7 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
     if let Some(header) = &args.detached {
         check_apart("--detached", header, &args.input, &args.output)?;
     }
-    check_secrets_apart(output_path(&args.output), args.keys.files().chain(&args.from.files()), &args.keys.passphrase)?;
+    check_secrets_apart(output_path(&args.output), args.keys.files().iter().chain(&args.from.files()), &args.keys.passphrase)?;
     let output = if args.check { None } else { Some(output_beside(&args.input, &args.output, false)?) };
     let unwrapper = Unwrapper::of(&args.keys)?;
     if args.channel {

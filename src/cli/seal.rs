@@ -29,6 +29,9 @@ use crate::{
 };
 
 pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
+    if args.dek.as_deref().is_some_and(is_dash) && is_dash(&args.input) {
+        return Err(Failure::usage("--dek: standard input is read for the payload as well; name a file, or another pipe"));
+    }
     let pair = args.dek.as_deref().map(Pair::read).transpose()?;
     let mut to = read_recipients(&args.to)?;
     if let Some(Pair { recipient, .. }) = &pair

@@ -11,6 +11,8 @@ use std::{
 
 use tempfile::TempDir;
 
+pub mod terminal;
+
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sealwire");
 
 /// What a run of the program gave.

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
@@ -118,6 +118,19 @@ pub(crate) struct AskArgs {
     /// For machines
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl AskArgs {
+    /// The files that hold secrets.
+    pub(crate) fn secrets(&self) -> Vec<PathBuf> {
+        let state = self.store.as_deref().map(state_in);
+        [self.root.root_key_file.clone(), self.me.clone(), state].into_iter().flatten().collect()
+    }
+}
+
+/// The file of a store that is there as long as the store is (spec/store.md).
+pub(crate) fn state_in(folder: &Path) -> PathBuf {
+    folder.join("state")
 }
 
 #[derive(Debug, clap::Args)]

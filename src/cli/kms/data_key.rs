@@ -1,7 +1,7 @@
 //! Data keys, in and out of the program: a plaintext DEK goes through pipes and inherited descriptors, and is never in a file.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io::{self, IsTerminal, Read, Write},
     path::Path,
 };
@@ -21,6 +21,7 @@ pub(crate) const HELP: &str = "The plaintext DEK goes to a pipe or an inherited 
   sealwire seal --dek <(sealwire kms generate-data-key --store keys orders) -o report.swe report.pdf
   sealwire kms generate-data-key --store keys --without-plaintext orders --ciphertext report.dek";
 
+const MISSING: &str = "it is not what generate-data-key prints; did that fail?";
 /// Bytes of the longest text of a data key that is read.
 const TEXT_MAX: u64 = 256 * 1024;
 
@@ -112,7 +113,7 @@ impl Door {
             None => standard_output()?,
         };
         let meta = file.metadata().map_err(|error| Failure::io("standard output", &error))?;
-        if meta.is_file() {
+        if keeps(&meta) {
             return Err(Failure::usage(
                 "a plaintext DEK is never written to a file: keep the ciphertext DEK (--without-plaintext), or use a pipe",
             ));
@@ -128,6 +129,15 @@ impl Door {
     }
 }
 
+/// Whether what is written there stays: in a file, or on a disk.
+fn keeps(meta: &Metadata) -> bool {
+    #[cfg(unix)]
+    let is_disk = std::os::unix::fs::FileTypeExt::is_block_device(&meta.file_type());
+    #[cfg(not(unix))]
+    let is_disk = false;
+    meta.is_file() || is_disk
+}
+
 #[cfg(unix)]
 fn standard_output() -> Result<File, Failure> {
     use std::os::fd::AsFd;
@@ -140,11 +150,44 @@ fn standard_output() -> Result<File, Failure> {
     Err(Failure::usage("plaintext DEKs are printed on Unix alone"))
 }
 
+/// Not by its name: sockets have none, and the pipe of another user is not opened again.
+#[cfg(unix)]
+fn standard_input() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    io::stdin().as_fd().try_clone_to_owned().map(File::from)
+}
+
+#[cfg(not(unix))]
+fn standard_input() -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// What the process was given under this number.
 fn inherited(number: u16) -> Result<File, Failure> {
-    let path = format!("/dev/fd/{number}");
-    let opened = std::fs::OpenOptions::new().write(true).open(&path);
+    #[cfg(target_os = "linux")]
+    if !is_inherited(number) {
+        return Err(Failure::usage(format!("--plaintext-fd {number}: no such descriptor was inherited")));
+    }
+    let opened = std::fs::OpenOptions::new().write(true).open(format!("/dev/fd/{number}"));
+    #[cfg(target_os = "linux")]
+    let opened = opened.or_else(|error| inherited_socket(number).map_err(|_| error));
     opened.map_err(|error| Failure::io(format!("--plaintext-fd {number}"), &error))
+}
+
+/// Whether a descriptor is one that would be passed on, as what we were given is, and what we have opened ourselves is not.
+#[cfg(target_os = "linux")]
+fn is_inherited(number: u16) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+    let flags = info.lines().find_map(|line| u32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & rustix::fs::OFlags::CLOEXEC.bits() == 0)
+}
+
+/// A socket has no name that can be opened on Linux; a process may ask for a second descriptor of what it has all the same.
+#[cfg(target_os = "linux")]
+fn inherited_socket(number: u16) -> rustix::io::Result<File> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+    pidfd_getfd(own, number.into(), PidfdGetfdFlags::empty()).map(File::from)
 }
 
 /// What `seal --dek` reads: the pair that `generate-data-key` or `decrypt-data-key` has printed.
@@ -156,28 +199,27 @@ pub(crate) struct Pair {
 impl Pair {
     /// Reads it from a pipe, or a descriptor. A file is refused: plaintext DEKs are not kept in files.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let file = if is_dash(path) { File::open("/dev/stdin") } else { File::open(path) };
-        let file = file.map_err(|error| Failure::io(show(path), &error))?;
-        if file.metadata().is_ok_and(|meta| meta.is_file()) {
+        let failed = |error: io::Error| Failure::io(format!("--dek: {}", show(path)), &error);
+        let file = if is_dash(path) { standard_input() } else { File::open(path) }.map_err(failed)?;
+        if file.metadata().is_ok_and(|meta| keeps(&meta)) {
             return Err(Failure::usage(format!(
                 "--dek: {} is a file, and a plaintext DEK is not kept in one; delete it, and use a pipe, such as <(sealwire kms generate-data-key …)",
                 show(path)
             )));
         }
-        let mut text = Zeroizing::new(String::with_capacity(16 * 1024));
-        let read = file.take(TEXT_MAX).read_to_string(&mut text);
-        read.map_err(|error| Failure::io(show(path), &error))?;
-        Self::parse(&text).map_err(|why| Failure::usage(format!("--dek: {}: {why}", show(path))))
+        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+        file.take(TEXT_MAX).read_to_end(&mut bytes).map_err(failed)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| MISSING);
+        text.and_then(Self::parse).map_err(|why| Failure::usage(format!("--dek: {}: {why}", show(path))))
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
         let parts = if text.trim_start().starts_with('{') { of_json(text)? } else { of_lines(text) };
         let [plaintext, recipient] = parts;
-        let missing = "it is not what generate-data-key prints; did that fail?";
-        let recipient = recipient.ok_or(missing)?.parse().map_err(|_| "its recipient is none")?;
+        let recipient = recipient.ok_or(MISSING)?.parse().map_err(|_| "its recipient is none")?;
         let mut bytes = Zeroizing::new([0; 33]);
         let decoded =
-            Base64::decode(plaintext.ok_or(missing)?.as_bytes(), &mut bytes[..]).map_err(|_| "its plaintext is no DEK")?;
+            Base64::decode(plaintext.ok_or(MISSING)?.as_bytes(), &mut bytes[..]).map_err(|_| "its plaintext is no DEK")?;
         let dek = Dek::from_kms(decoded).map_err(|_| "its plaintext is no DEK of 32 bytes")?;
         Ok(Self { dek, recipient })
     }

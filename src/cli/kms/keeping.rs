@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    args::{AuditArgs, BackupArgs, ChangeRootArgs, RestoreArgs, RootArgs, StoreArgs},
+    args::{AuditArgs, BackupArgs, ChangeRootArgs, RestoreArgs, RootArgs, StoreArgs, state_in},
     service::{root_key, root_key_file},
 };
 use crate::{
@@ -20,9 +20,6 @@ use crate::{
     platform::{Clock, utc},
 };
 
-/// The file of a store that is there as long as the store is (spec/store.md).
-const STATE: &str = "state";
-
 /// A root key for a store that is to be made: a new passphrase is asked for twice.
 fn new_root_key(store: &StoreArgs) -> Result<RootKey, Failure> {
     match &store.root.root_key_file {
@@ -33,7 +30,7 @@ fn new_root_key(store: &StoreArgs) -> Result<RootKey, Failure> {
 
 pub(super) fn init(args: &StoreArgs) -> Result<(), Failure> {
     // Told before a passphrase is asked for.
-    if args.store.join(STATE).exists() {
+    if state_in(&args.store).exists() {
         return Err(Failure::usage(format!("{} is a store already, and is not written over", show(&args.store))));
     }
     LocalService::create(&args.store, &new_root_key(args)?)?;

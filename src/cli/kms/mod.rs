@@ -18,7 +18,7 @@ mod service;
 mod unwrap;
 mod verbs;
 
-pub(crate) use args::{AskArgs, KMS_HELP, KmsArgs};
+pub(crate) use args::{KMS_HELP, KmsArgs, state_in};
 pub(crate) use data_key::Pair;
 pub(crate) use unwrap::{Unwrapper, read_block_within};
 

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     args::{
-        DecryptArgs, DecryptDataKeyArgs, DeletionArgs, EncryptArgs, GenerateArgs, KeyArgs, KmsCommand, ReEncryptArgs,
+        AskArgs, DecryptArgs, DecryptDataKeyArgs, DeletionArgs, EncryptArgs, GenerateArgs, KeyArgs, KmsCommand, ReEncryptArgs,
         SetAliasArgs,
     },
     data_key::{Door, Printed},
@@ -23,7 +23,7 @@ use crate::{
         args::OutputArgs,
         copy::{Progress, copy},
         fail::{Code, print_line, show},
-        io::{Output, Source, output_beside},
+        io::{Output, Source, check_secrets_apart, output_beside, output_path},
     },
     kms::{KeyId, KeyInfo, KeyState, PublicKey, SECRET_MAX, WrappedDek},
     platform::utc,
@@ -110,7 +110,7 @@ fn json_of(info: &KeyInfo) -> Value {
     })
 }
 
-fn list(args: &super::AskArgs) -> Result<(), Failure> {
+fn list(args: &AskArgs) -> Result<(), Failure> {
     let asking = Asking::new(args)?;
     let mut after: Option<KeyId> = None;
     loop {
@@ -184,9 +184,15 @@ fn small(path: &Path, what: &str, most: usize, instead: &str) -> Result<Zeroizin
     Ok(bytes)
 }
 
+/// Where a command writes: over no key, and over no store, also when it is told to replace what is there.
+fn output_of(ask: &AskArgs, input: &Path, output: &OutputArgs, binary: bool) -> Result<Output, Failure> {
+    check_secrets_apart(output_path(output), &ask.secrets(), &ask.root.passphrase)?;
+    output_beside(input, output, binary)
+}
+
 fn encrypt(args: EncryptArgs) -> Result<(), Failure> {
     let output = OutputArgs { output: args.output, force: args.force };
-    let mut out = output_beside(&args.input, &output, true)?;
+    let mut out = output_of(&args.key.ask, &args.input, &output, true)?;
     let secret = small(&args.input, "secret", SECRET_MAX, "seal it instead (sealwire seal)")?;
     let asking = Asking::new(&args.key.ask)?;
     let ciphertext = asking.ask(|service| service.encrypt(&args.key.key, &secret, args.context.as_bytes()))?;
@@ -198,7 +204,7 @@ fn encrypt(args: EncryptArgs) -> Result<(), Failure> {
 const DIRECT_MAX: usize = SECRET_MAX + 25 + 1120 + 16;
 
 fn decrypt(args: &DecryptArgs) -> Result<(), Failure> {
-    let mut out = output_beside(&args.input, &args.output, false)?;
+    let mut out = output_of(&args.ask, &args.input, &args.output, false)?;
     let ciphertext = small(&args.input, "secret encrypted under a CMK", DIRECT_MAX, "open envelopes with sealwire open")?;
     let asking = Asking::new(&args.ask)?;
     let secret = asking.ask(|service| service.decrypt(&ciphertext, args.context.as_bytes())).map_err(or_another_context)?;
@@ -218,7 +224,7 @@ fn or_another_context(failure: Failure) -> Failure {
 
 /// A secret under a CMK; or a DEK block, with its message behind it, perhaps, which is copied.
 fn re_encrypt(args: &ReEncryptArgs) -> Result<(), Failure> {
-    let mut out = output_beside(&args.input, &args.output, true)?;
+    let mut out = output_of(&args.ask, &args.input, &args.output, true)?;
     let mut source = Source::new(&args.input)?;
     let about = |failure: Failure| failure.about(show(&args.input));
     let mut front = Vec::new();
