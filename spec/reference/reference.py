@@ -697,7 +697,7 @@ def as_bytes(value):
 def whole(codec, data):
     r = Reader(data, shortage="malformed")
     value = codec.read(r)
-    r.refuse_if(r.left(), "malformed", f"[KMS-33] {r.left()} bytes behind the end")
+    r.refuse_if(r.left(), "trailing", f"[KMS-33] {r.left()} bytes behind the end")
     return value
 def raw(length, what):
     return Codec(lambda r: r.take(length, what), as_bytes)
@@ -764,6 +764,10 @@ def read_public(r):
     kem = integer(2, "kem", {0, *KEMS}).read(r)
     if kem:
         return {"kem": kem, "key": read_public_key(r, KEMS[kem])}
+def read_this_public(r):                          # where there must be one
+    public = read_public(r)
+    r.refuse_if(public is None, "malformed", "no public key")
+    return public
 def read_public_key(r, kem):
     public = r.take(kem.public_len, "public key")
     check_public_key(kem, public)                                                       # [KMS-36]
@@ -779,9 +783,10 @@ NO_ALIAS = Codec(lambda r: None if r.data[r.at:min(r.at + 1, r.end)] == b"\0" an
                  lambda alias: ALIAS.write(alias or ""))
 KEY = Codec(read_key_name, write_key_name)
 PUBLIC = Codec(read_public, lambda public: number(public["kem"], 2) + as_bytes(public["key"]) if public else bytes(2))
+THIS_PUBLIC = Codec(read_this_public, PUBLIC.write)
 STATE = Codec(read_state, lambda state: bytes([state["number"]]) + number(state["at"], 8))
 INFO = record(id=ID, kem=KEM, state=STATE, created_at=TIME, version=VERSION_OF_KEY, rotated_at=TIME,
-              aliases=many(1, MAX_ALIASES, ALIAS, "aliases", str.encode))
+              aliases=many(1, MAX_ALIASES, ALIAS, "aliases"))
 USED = record(key=text(sized(1, 255, "key")), version=VERSION_OF_KEY, public=PUBLIC)
 CONTEXT, SECRET = sized(4, MAX_DIRECT_CONTEXT, "context"), sized(4, MAX_SECRET, "secret")
 BLOCK, CIPHERTEXT, BLOB = (sized(4, 131_072, what) for what in ("block", "ciphertext", "blob"))
@@ -804,7 +809,7 @@ REQUEST = tagged("verb", {
 })
 ANSWER = tagged("answer", {
     1: ("done", NOTHING), 2: ("key", record(info=INFO)), 3: ("keys", record(keys=many(2, 256, INFO, "keys"))),
-    4: ("public-key", record(id=ID, version=VERSION_OF_KEY, public=PUBLIC)),
+    4: ("public-key", record(id=ID, version=VERSION_OF_KEY, public=THIS_PUBLIC)),
     5: ("data-key", record(used=USED, dek=optional(DEK), block=BLOCK)), 6: ("unwrapped", record(used=USED, dek=DEK)),
     7: ("ciphertext", record(ciphertext=CIPHERTEXT)), 8: ("secret", record(secret=SECRET)), 0x80: ("denied", NOTHING),
     0x81: ("not-found", NOTHING), 0x82: ("wrong-state", record(id=ID, state=STATE)), 0x83: ("cannot-be-decrypted", NOTHING),
@@ -853,7 +858,7 @@ def decrypt_direct(data, secrets, context):       # secrets: {(id, version): (ke
     name, kem = (r.take(16, "id"), r.number(4, "version")), DIRECT_SUITES[suite]
     head, enc = data[:r.at], r.take(kem.enc_len, "enc")
     r.refuse_if(r.left() < 16, "malformed", "[KMS-51] less than a tag")
-    check_limit(r.left() - 16, MAX_SECRET, "[KMS-51] bytes of secret")
+    r.refuse_if(r.left() - 16 > MAX_SECRET, "malformed", "[KMS-51] more than any secret")
     check_limit(len(context), MAX_DIRECT_CONTEXT, "[KMS-32] bytes of context")
     try:
         of, secret = secrets[name]
@@ -866,13 +871,13 @@ def decrypt_direct(data, secrets, context):       # secrets: {(id, version): (ke
 # ==== kms.md 8 what a service keeps
 def read_kept_key(r):
     key = record(id=ID, kem=KEM, state=STATE, created_at=TIME).read(r)
-    key["versions"] = [read_kept_version(r, key) for _ in range(r.number(4, "version_count"))]
-    r.refuse_if(not key["versions"], "malformed", "[KMS-62] a key without a version")
-    check_limit(len(key["versions"]), 1_024, "[KMS-37] versions")
-    return key
+    count = r.number(4, "version_count")
+    check_limit(count, 1_024, "[KMS-37] versions")
+    r.refuse_if(count == 0, "malformed", "[KMS-62] a key without a version")
+    return {**key, "versions": [read_kept_version(r, key) for _ in range(count)]}
 def read_kept_version(r, key):
-    created_at, kind = r.number(8, "created_at"), integer(1, "kind of version", (0, 1)).read(r)
-    r.refuse_if(bool(kind) == (key["state"]["number"] == 4), "malformed", "[KMS-63] a secret of a destroyed key, or none of another")
+    created_at, kind = r.number(8, "created_at"), r.number(1, "kind of version")
+    r.refuse_if(kind != (key["state"]["number"] != 4), "malformed", "[KMS-63] a secret of a destroyed key, or none of another")
     return {"created_at": created_at, **({"secret": r.take(32, "secret")} if kind else {"public": read_public_key(r, KEMS[key["kem"]])})}
 def write_kept_key(key):
     versions = [number(v["created_at"], 8) + (b"\1" + as_bytes(v["secret"]) if "secret" in v else b"\0" + as_bytes(v["public"]))
@@ -905,18 +910,20 @@ def open_connection(request):
         return hello
     def welcome(data):                            # [KMS-7]
         r = Reader(data, shortage="malformed")
-        version, status = r.number(1, "version"), integer(1, "status", (0, 1, 2, 3)).read(r)
+        version, status = r.number(1, "version"), r.number(1, "status")
+        r.refuse_if(status > 3, "malformed", f"[KMS-7] status {status}")
         r.refuse_if(version == 1 and r.left(), "malformed", "[KMS-7] bytes behind welcome")
         return {"version": version, "status": status}
     def follow(out, read_first, least, most, *channel):
-        for message, _, _ in open_channel(*channel):
+        for message, context, _ in open_channel(*channel):
+            refuse_if(context, "limit", "[KMS-9] messages have no context")
             if not out:
                 out.append(read_first(message))
                 continue
             refuse_if(len(message) < least, "malformed", "[KMS-9] an empty request")
             check_limit(len(message), most, "[KMS-9] bytes of a message")
             refuse_if(out is answers and len(answers) == len(requests), "malformed", "[KMS-10] an answer to nothing")
-            refuse_if(out is answers and answers[0]["status"], "malformed", "[KMS-7] an answer after a status")
+            refuse_if(out is answers and answers[0] != {"version": 1, "status": 0}, "malformed", "[KMS-7] an answer after no")
             out.append(message)
     def outcome(out, *rest):
         try:
@@ -966,11 +973,14 @@ def open_store(data, key=None, passphrase=None):
     s = Reader(sealed, shortage="malformed")
     log_secret, log_id, seq, mac = s.take(32, "log_secret"), s.take(16, "log_id"), s.number(8, "anchor_seq"), s.take(32, "anchor_mac")
     line = sized(4, MAX_LINE, "line").read(s)
-    refuse_if(seq == 0 and any(mac), "malformed", "a mac of no line")
     check_limit(s.left(), MAX_STATE, "bytes of state")
     return Anchor(log_secret, log_id, seq, mac, line, generation), sealed[s.at:]
 
-STRING = r'"((?:[^"\\\x00-\x1f\x7f]|\\["\\]|\\u[0-9a-f]{4})*)"'
+STRING = r'("(?:[^"\\]|\\.)*")'
+HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+def quoted(text):                                 # [STO-14]
+    text = json.dumps(text, ensure_ascii=False)   # which escapes quotes, backslashes, and b t n f r by their letters
+    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 NUMBER, HEX = r"(0|[1-9][0-9]*)", '"([0-9a-f]{%d})"'
 MAC = ',"mac":' + HEX % 64 + "}"
 LOG_HEAD = re.compile('{"log":' + HEX % 32 + ',"file":' + NUMBER + ',"after":' + NUMBER + ',"chain":' + HEX % 64 + MAC)
@@ -1007,16 +1017,23 @@ class Log:
         refuse_if(bytes.fromhex(log) != self.anchor.log_id, "malformed", "a head of another log")
         if self.file == 0:                        # the oldest files may be gone
             self.seq, self.mac = int(after), bytes.fromhex(chain)
-            begins = int(file) >= 1 and (int(file) == 1) == (after == "0") and (after != "0" or not any(self.mac))
-            refuse_if(not begins, "malformed", "[STO-18] the first file")
+            refuse_if(self.seq > self.anchor.seq, "anchor", "[STO-11] the log begins behind anchor_seq")
         else:
             goes_on = (int(file), int(after), chain) == (self.file + 1, self.seq, self.mac.hex())
             refuse_if(not goes_on, "malformed", "[STO-18] a head that does not go on")
         self.file = int(file)
         self.meets_anchor()
     def read_record(self, line):
-        check_limit(len(line) + 1, MAX_LINE, "bytes of a line")
-        seq, *_, generation, mac = self.spelled(LOG_RECORD, line)
+        check_limit(len(line), MAX_LINE, "bytes of a line")
+        seq, at, caller, action, key, result, generation, mac = self.spelled(LOG_RECORD, line)
+        for string, most in (caller, 512), (action, 64), (key or '""', 512), (result, 512):
+            try:
+                text = json.loads(string)
+                wrong = quoted(text) != string or len(text.encode()) > most
+            except ValueError:
+                wrong = True
+            refuse_if(wrong, "malformed", f"[STO-10] {string} is not spelled so, or too long")
+        refuse_if(any(int(n or 0) >= 2 ** 64 for n in (seq, at, generation)), "malformed", "[STO-10] a number of more than 8 bytes")
         refuse_if(int(seq) != self.seq + 1, "malformed", f"[STO-10] seq {seq} after {self.seq}")
         self.check_mac(self.mac, line, mac)
         self.seq, self.mac, self.records = int(seq), bytes.fromhex(mac), self.records + 1
