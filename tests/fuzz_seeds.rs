@@ -57,6 +57,8 @@ fn seeds() {
         ("pem", targets::pem),
         ("inspect", targets::inspect),
         ("reference", targets::reference),
+        #[cfg(feature = "kms")]
+        ("kms", fuzz::kms::kms),
     ] {
         replay(name, target);
     }

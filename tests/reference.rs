@@ -19,6 +19,9 @@ use sealwire::{
 use serde_json::{Value, json};
 
 mod kit;
+#[cfg(all(feature = "kms", feature = "testing", feature = "pq"))]
+#[path = "kit/told.rs"]
+mod told;
 
 /// Messages each way, and mutants of them.
 const MESSAGES: usize = 2000;
@@ -52,6 +55,16 @@ fn main() {
         trial("key strings", key_strings),
         trial("every vector of key strings", key_vectors),
     ];
+    #[cfg(all(feature = "kms", feature = "testing", feature = "pq"))]
+    let trials = trials
+        .into_iter()
+        .chain([
+            trial("every vector of key services", kms::vectors),
+            trial("requests, answers and states", kms::both_ways),
+            trial("secrets directly under a CMK", kms::direct),
+            trial("stores", kms::stores),
+        ])
+        .collect::<Vec<_>>();
     #[cfg(feature = "passphrase")]
     let trials = trials.into_iter().chain([trial("protected keys", protected_keys)]).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
@@ -906,4 +919,274 @@ fn protected_keys(reference: &mut Reference) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// The key service (spec/kms.md, spec/store.md).
+#[cfg(all(feature = "kms", feature = "testing", feature = "pq"))]
+mod kms {
+    use sealwire::kms::{
+        Answer, KeyId, LocalService, Request,
+        store::{Record, RootKey, Store},
+        testing::{decrypt_direct, encrypt_direct, state_again},
+    };
+
+    use super::{kit::kms::Entry, *};
+
+    /// Random entries of each kind, and mutants of each.
+    const EACH: usize = 300;
+
+    pub fn vectors(reference: &mut Reference) -> Result<(), Failed> {
+        for entry in kit::kms::all() {
+            let said = match entry.read_as {
+                "direct" => it_decrypts(reference, &entry)?,
+                "connection" => it_follows(reference, &entry)?,
+                read_as => it_reads(reference, read_as, &entry.bytes)?.map_or_else(
+                    |refused| refused,
+                    |value| if value == entry.more { "opens".into() } else { format!("opens as {value}") },
+                ),
+            };
+            if said != entry.answer {
+                return Err(format!("{}: it says {said}, not {}", entry.name, entry.answer).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields, which are written again as the same bytes; or why there are none.
+    fn it_reads(reference: &mut Reference, read_as: &str, bytes: &[u8]) -> Result<Result<Value, String>, Failed> {
+        let op = if read_as == "state" { "kept" } else { read_as };
+        let said = reference.ask(&json!({ "op": op, "bytes": hex(bytes) }))?;
+        if let Some(refused) = said["refused"].as_str() {
+            return Ok(Err(refused.into()));
+        }
+        assert_eq!(said["ok"]["again"], hex(bytes));
+        // From the fields as JSON has them.
+        let written = reference.ask(&json!({ "op": format!("write-{op}"), "value": said["ok"]["value"] }))?;
+        assert_eq!(written["ok"], hex(bytes));
+        Ok(Ok(said["ok"]["value"].clone()))
+    }
+
+    fn it_decrypts(reference: &mut Reference, entry: &Entry) -> Result<String, Failed> {
+        let (id, key) = ("1d".repeat(16), "11".repeat(32));
+        // A key of either kind cannot have one id: the suite tells which is meant.
+        let kem = if entry.bytes.get(4) == Some(&3) { 0x647a } else { 0x20 };
+        let question = json!({ "op": "decrypt-direct", "bytes": hex(&entry.bytes), "context": entry.more["context"],
+            "secrets": [[id, 2, kem, key]] });
+        let said = reference.ask(&question)?;
+        if let Some(secret) = said["ok"].as_str() {
+            assert_eq!(secret, entry.more["secret"]);
+        }
+        Ok(said["refused"].as_str().unwrap_or("opens").into())
+    }
+
+    fn it_follows(reference: &mut Reference, entry: &Entry) -> Result<String, Failed> {
+        let mut question = entry.more.clone();
+        question["op"] = "connection".into();
+        let said = reference.ask(&question)?;
+        let (server, client) = (&said["ok"]["server"], &said["ok"]["client"]);
+        let count = |side: &Value| side["delivered"].as_array().map_or(0, Vec::len);
+        let stranger = said["refused"].is_string();
+        assert!(
+            stranger || (count(server), count(client)) == (number(&entry.more["requests"]), number(&entry.more["answers"])),
+            "{}: {said}",
+            entry.name
+        );
+        let refused = |side: &Value| side["refused"].is_string();
+        let at_server = stranger || refused(server);
+        Ok(if at_server {
+            "server"
+        } else if refused(client) {
+            "client"
+        } else {
+            "opens"
+        }
+        .into())
+    }
+
+    fn number(value: &Value) -> usize {
+        value.as_u64().map_or(0, |n| n as usize)
+    }
+
+    fn we_read(read_as: &str, bytes: &[u8]) -> Result<Option<Value>, String> {
+        let refused = |error| told::refused(&error).to_owned();
+        match read_as {
+            "request" => Request::decode(bytes).map(|request| Some(told::request(&request))).map_err(refused),
+            "answer" => Answer::decode(bytes).map(|_| None).map_err(refused),
+            _ => state_again(bytes)
+                .map(|again| {
+                    assert_eq!(*again, bytes);
+                    None
+                })
+                .map_err(refused),
+        }
+    }
+
+    /// Entries of the kit that open, and mutants of them: the same verdict, for the same reason, with the same fields.
+    pub fn both_ways(reference: &mut Reference) -> Result<(), Failed> {
+        let mut rng = TestRng::new(31);
+        let all = kit::kms::all();
+        let mut opened = 0;
+        for read_as in ["request", "answer", "state"] {
+            let good: Vec<&Entry> = all.iter().filter(|entry| entry.read_as == read_as && entry.answer == "opens").collect();
+            for i in 0..EACH {
+                let mut bytes = good[i % good.len()].bytes.clone();
+                if i >= good.len() {
+                    mutate(&mut rng, &mut bytes);
+                }
+                let (we, it) = (we_read(read_as, &bytes), it_reads(reference, read_as, &bytes)?);
+                opened += usize::from(we.is_ok());
+                let agree = match (&we, &it) {
+                    (Ok(ours), Ok(its)) => ours.as_ref().is_none_or(|ours| ours == its),
+                    (Err(ours), Err(its)) => ours == its,
+                    _ => false,
+                };
+                if !agree {
+                    return Err(format!("{read_as} {}: we say {we:?}, it says {it:?}", hex(&bytes)).into());
+                }
+            }
+        }
+        assert!((EACH / 5..EACH * 2).contains(&opened), "{opened}");
+        Ok(())
+    }
+
+    /// What one encrypts the other decrypts; a mutant opens for neither.
+    pub fn direct(reference: &mut Reference) -> Result<(), Failed> {
+        let mut rng = TestRng::new(32);
+        for i in 0..EACH / 3 {
+            let kem = pick(&mut rng, &[Kem::X25519, Kem::XWing]);
+            let (secret, id): ([u8; 32], [u8; 16]) =
+                (rng.bytes(32).try_into().unwrap_or_default(), rng.bytes(16).try_into().unwrap_or_default());
+            let (version, len) = (rng.next() as u32, pick(&mut rng, &[0, 1, 40, 4096]));
+            let (text, context) = (rng.bytes(len), rng.bytes(len % 37));
+            let cmk = cmk(kem, &secret);
+            let mut bytes = if i % 2 == 0 {
+                encrypt_direct(KeyId(id), version, cmk.recipient(), &text, &context)?
+            } else {
+                let question = json!({ "op": "encrypt-direct", "kem": kem.id(), "public": hex(cmk.recipient().public_key()), "id": hex(&id),
+                    "version": version, "context": hex(&context), "secret": hex(&text) });
+                unhex(reference.ask(&question)?["ok"].as_str().ok_or("bytes")?)
+            };
+            let cmks = [cmk];
+            for changed in [false, true] {
+                if changed {
+                    mutate(&mut rng, &mut bytes);
+                }
+                let we = match decrypt_direct(&bytes, (KeyId(id), version), &cmks, &context) {
+                    Ok(Some(opened)) => Ok(opened),
+                    Ok(None) => Err("tag".to_owned()),
+                    Err(error) => Err(told::refused(&error).to_owned()),
+                };
+                let question = json!({ "op": "decrypt-direct", "bytes": hex(&bytes), "context": hex(&context),
+                    "secrets": [[hex(&id), version, kem.id(), hex(&secret)]] });
+                let said = reference.ask(&question)?;
+                let it = said["ok"].as_str().map(unhex).ok_or_else(|| said["refused"].as_str().unwrap_or("?").to_owned());
+                assert_eq!(we, it, "secret {i}: {said}");
+                assert!(changed || we.as_ref() == Ok(&text), "secret {i}");
+            }
+        }
+        Ok(())
+    }
+
+    struct Kept {
+        state: Vec<u8>,
+        files: Vec<Vec<u8>>,
+    }
+
+    impl Kept {
+        fn read(folder: &Path) -> Result<Self, Failed> {
+            let mut names: Vec<_> =
+                std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+            names.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+            // audit.000001.log stands before audit.log.
+            names.sort();
+            Ok(Self {
+                state: std::fs::read(folder.join("state"))?,
+                files: names.iter().map(std::fs::read).collect::<Result<_, _>>()?,
+            })
+        }
+
+        fn it_says(&self, reference: &mut Reference, root: &Value) -> Result<Value, Failed> {
+            let files: Vec<_> = self.files.iter().map(|file| hex(file)).collect();
+            let mut question = json!({ "op": "store", "state": hex(&self.state), "files": files });
+            if let (Some(question), Value::Object(root)) = (question.as_object_mut(), root.clone()) {
+                question.extend(root);
+            }
+            reference.ask(&question)
+        }
+
+        fn write(&self, folder: &Path) -> Result<(), Failed> {
+            std::fs::write(folder.join("state"), &self.state)?;
+            let last = self.files.len() - 1;
+            for (i, file) in self.files.iter().enumerate() {
+                let name = if i == last { "audit.log".into() } else { format!("audit.{:06}.log", i + 1) };
+                std::fs::write(folder.join(name), file)?;
+            }
+            Ok(())
+        }
+    }
+
+    /// A store that we wrote: it opens the state, reads it, and follows the log through its files; of one that was changed both say the same.
+    pub fn stores(reference: &mut Reference) -> Result<(), Failed> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("kms");
+        let cmk = Cmk::from_x25519(&[0x21; 32]);
+        let (root, key) = (RootKey::from_cmk(&cmk), json!({ "key": cmk.to_text().as_str() }));
+        let hidden: String =
+            ('\0'..'\u{a0}').chain("\u{61c}\u{200b}\u{2029}\u{202e}\u{2066}\u{feff}\u{e4}\u{1f511}".chars()).collect();
+        let (store, _) = {
+            drop(LocalService::create(&path, &root)?);
+            Store::open(&path, &root)?
+        };
+        for i in 0..6 {
+            let key = (i % 2 == 0).then(|| hidden.clone());
+            let record = Record { at: i, caller: hidden.clone(), action: "look".into(), key, result: "\"\\/".into() };
+            store.log(&record)?;
+            if i == 3 {
+                store.rotate()?;
+            }
+        }
+        drop(store);
+        let service = LocalService::open(&path, &root)?;
+        for i in 0..3 {
+            service.ask(
+                sealwire::kms::Caller::Owner,
+                Request::CreateKey { kem: Kem::X25519, alias: Some(format!("k{i}").parse()?) },
+            )?;
+        }
+        drop(service);
+        let kept = Kept::read(&path)?;
+        let said = kept.it_says(reference, &key)?;
+        assert_eq!((&said["ok"]["records"], &said["ok"]["torn"]), (&10.into(), &false.into()), "{said}");
+        assert_eq!(kept.files.len(), 2);
+        let state = it_reads(reference, "state", &unhex(said["ok"]["state"].as_str().ok_or("a state")?))?;
+        assert_eq!(state?["aliases"].as_array().map(Vec::len), Some(3));
+        let other = kept.it_says(reference, &json!({ "key": Cmk::from_x25519(&[0x22; 32]).to_text().as_str() }))?;
+        assert_eq!(other["refused"], "root");
+        let (mut rng, mut refusals) = (TestRng::new(33), 0);
+        for i in 0..EACH / 2 {
+            let mut changed = Kept { state: kept.state.clone(), files: kept.files.clone() };
+            match rng.below(4) {
+                0 => mutate(&mut rng, &mut changed.state),
+                1 => mutate(&mut rng, &mut changed.files[0]),
+                2 => mutate(&mut rng, &mut changed.files[1]),
+                _ => {
+                    // A log that ends early, at a line or in one.
+                    let file = &mut changed.files[1];
+                    let ends: Vec<_> = (0..file.len()).filter(|i| file[*i] == b'\n').map(|i| i + 1).collect();
+                    file.truncate(pick(&mut rng, &ends) + rng.below(2) * rng.below(9));
+                    file.truncate(kept.files[1].len());
+                }
+            }
+            let folder = tempfile::tempdir()?;
+            changed.write(folder.path())?;
+            let we = sealwire::kms::store::verify(folder.path(), &root);
+            let it = changed.it_says(reference, &key)?;
+            refusals += usize::from(we.is_err());
+            if we.is_ok() != it.get("ok").is_some() {
+                return Err(format!("store {i}: we say {we:?}, it says {it}").into());
+            }
+        }
+        assert!(refusals > EACH / 4, "{refusals}");
+        Ok(())
+    }
 }

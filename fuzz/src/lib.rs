@@ -2,6 +2,8 @@
 //! header_mac.
 
 pub mod connection;
+#[cfg(feature = "kms")]
+pub mod kms;
 pub mod slow;
 pub mod targets;
 

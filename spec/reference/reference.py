@@ -241,9 +241,20 @@ def key_pair(kem, secret):                        # the private key as cryptogra
     mlkem, (x25519, x25519_public) = MLKEM768PrivateKey.from_seed_bytes(expanded[:64]), key_pair(X25519, expanded[64:])
     return hpke.MLKEM768X25519PrivateKey(mlkem, x25519), mlkem.public_key().public_bytes_raw() + x25519_public
 
+def dhkem(dh, enc, public):                       # RFC 9180, 4.1: the end of Encap and of Decap
+    kem_id = b"KEM" + number(X25519.id, 2)
+    eae_prk = labeled_extract(kem_id, b"", b"eae_prk", dh)
+    return labeled_expand(kem_id, eae_prk, b"shared_secret", enc + public, 32)
+def key_schedule(suite, shared_secret, info):     # RFC 9180, 5.1, of mode_base
+    suite_id = b"HPKE" + number(SUITES[suite].kem.id, 2) + number(KDF_HKDF_SHA256, 2) + number(SUITES[suite].aead_id, 2)
+    psk_id_hash = labeled_extract(suite_id, b"", b"psk_id_hash", b"")
+    context = b"\0" + psk_id_hash + labeled_extract(suite_id, b"", b"info_hash", info)
+    secret = labeled_extract(suite_id, shared_secret, b"secret", b"")
+    return {"key_schedule_context": context, "secret": secret, "key": labeled_expand(suite_id, secret, b"key", context, 32),
+            "base_nonce": labeled_expand(suite_id, secret, b"base_nonce", context, 12)}
 def hpke_seal(suite, ephemeral, public, dek):
     """RFC 9180: Encap (4.1), KeySchedule of mode_base (5.1), Seal (5.2). X-Wing is cryptography's, which takes no ephemeral."""
-    kem, aead_id, aead = SUITES[suite].kem, SUITES[suite].aead_id, SUITES[suite].aead
+    kem, aead = SUITES[suite].kem, SUITES[suite].aead
     x25519 = X25519PublicKey.from_public_bytes(public[-32:])
     if kem is X_WING:
         both = hpke.MLKEM768X25519PublicKey(MLKEM768PublicKey.from_public_bytes(public[:-32]), x25519)
@@ -251,17 +262,10 @@ def hpke_seal(suite, ephemeral, public, dek):
         return {"enc": sealed[:kem.enc_len], "wrapped_dek": sealed[kem.enc_len:]}
     private, enc = key_pair(kem, ephemeral)
     dh = private.exchange(x25519)                       # [WRAP-1]: raises where it gives zero
-    kem_id = b"KEM" + number(kem.id, 2)
-    eae_prk = labeled_extract(kem_id, b"", b"eae_prk", dh)
-    shared_secret = labeled_expand(kem_id, eae_prk, b"shared_secret", enc + public, 32)
-    suite_id = b"HPKE" + number(kem.id, 2) + number(KDF_HKDF_SHA256, 2) + number(aead_id, 2)
-    psk_id_hash = labeled_extract(suite_id, b"", b"psk_id_hash", b"")
-    context = b"\0" + psk_id_hash + labeled_extract(suite_id, b"", b"info_hash", hpke_info(suite))
-    secret = labeled_extract(suite_id, shared_secret, b"secret", b"")
-    key = labeled_expand(suite_id, secret, b"key", context, 32)
-    base_nonce = labeled_expand(suite_id, secret, b"base_nonce", context, 12)
-    return {"enc": enc, "dh": dh, "shared_secret": shared_secret, "key_schedule_context": context, "secret": secret,
-            "key": key, "base_nonce": base_nonce, "wrapped_dek": aead(key).encrypt(base_nonce, dek, b"")}
+    shared_secret = dhkem(dh, enc, public)
+    schedule = key_schedule(suite, shared_secret, hpke_info(suite))
+    return {"enc": enc, "dh": dh, "shared_secret": shared_secret, **schedule,
+            "wrapped_dek": aead(schedule["key"]).encrypt(schedule["base_nonce"], dek, b"")}
 def unwrap(suite, private, slot):
     """6.1: the candidate DEK of a slot, or None. cryptography takes enc as received [WRAP-4], and no result of zero [WRAP-1]."""
     try:
@@ -530,7 +534,7 @@ def seal_channel(request):
         out.append(seal_message(epoch, seq, flags, from_hex(message, "context"), payload, binding, chain, follow_up)[0])
     return b"".join(out)
 
-def open_channel(data, secrets, role, binding, allowed):
+def open_channel(data, secrets, role, binding, allowed, kem=None):
     """9: yields payload, context and sender of each message, in order; an exception ends the channel [CHN-14]."""
     reader, seq, block, keys, sender, segment_log2 = Reader(data), 0, None, None, None, 0
     while True:
@@ -547,6 +551,7 @@ def open_channel(data, secrets, role, binding, allowed):
         refuse_if(bool(head.flags & ACCEPTOR) == (role == "acceptor"), "malformed", f"[CHN-10] message {seq}: from our own side")
         refuse_if(head.seq != seq, "malformed", f"[CHN-3] [CHN-4] seq {head.seq} instead of {seq}")
         if kind != FOLLOW_UP:
+            refuse_if(kem and SUITES[block.suite].kem is not kem, "policy", "[KMS-8] a suite of another KEM")
             chain, before, segment_log2 = (keys.chain if keys else b""), sender, head.segment_log2      # [CHN-7]
             keys = find_keys(block, secrets)
             sender = sender_of(block, keys, proof_message(block.options, head, b"", binding), allowed)
@@ -684,6 +689,374 @@ def read_armor(text):                             # the line in which a text is 
     refuse_if(not data or not canonical, "malformed", "[ARM-1] no line, or bits of the last character that are not zero")
     return data
 
+# ==== kms.md 5 requests and answers: what is read is JSON, and what is written from it are the same bytes
+MAX_REQUEST, MAX_ANSWER, MAX_SECRET, MAX_DIRECT_CONTEXT, MAX_WHY, MAX_ALIASES = 163_840, 1_048_576, 4_096, 1_024, 512, 16
+Codec = namedtuple("Codec", "read write")
+def as_bytes(value):
+    return bytes.fromhex(value) if isinstance(value, str) else value
+def whole(codec, data):
+    r = Reader(data, shortage="malformed")
+    value = codec.read(r)
+    r.refuse_if(r.left(), "trailing", f"[KMS-33] {r.left()} bytes behind the end")
+    return value
+def raw(length, what):
+    return Codec(lambda r: r.take(length, what), as_bytes)
+def integer(length, what, known=None):
+    def read(r):
+        value = r.number(length, what)
+        r.refuse_if(known and value not in known, "unsupported", f"[KMS-31] {what} {value}")
+        return value
+    return Codec(read, lambda value: number(value, length))
+def sized(length, most, what):
+    def read(r):
+        size = r.number(length, what)
+        check_limit(size, most, f"[KMS-32] bytes of {what}")
+        return r.take(size, what)
+    def write(value):
+        check_limit(len(as_bytes(value)), most, f"[KMS-32] bytes of {what}")
+        return number(len(as_bytes(value)), length) + as_bytes(value)
+    return Codec(read, write)
+def text(codec):
+    def read(r):
+        try:
+            return codec.read(r).decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refused("malformed", "[KMS-34] text that is not UTF-8") from None
+    return Codec(read, lambda value: codec.write(value.encode()))
+def record(**codecs):
+    return Codec(lambda r: {name: codec.read(r) for name, codec in codecs.items()},
+                 lambda value: b"".join(codec.write(value[name]) for name, codec in codecs.items()))
+def tagged(tag, forms):                           # forms: number -> (name, codec)
+    numbers = {name: n for n, (name, _) in forms.items()}
+    def read(r):
+        name, codec = forms[integer(1, tag, forms).read(r)]
+        return {tag: name, **codec.read(r)}
+    def write(value):
+        n = numbers[value[tag]]
+        return bytes([n]) + forms[n][1].write(value)
+    return Codec(read, write)
+def many(length, most, codec, what, order=None):
+    def read(r):
+        count = r.number(length, what)
+        check_limit(count, most, f"[KMS-32] {what}")
+        values = [codec.read(r) for _ in range(count)]
+        ordered = order is None or all(order(a) < order(b) for a, b in zip(values, values[1:]))
+        r.refuse_if(not ordered, "malformed", f"[KMS-61] {what} that do not ascend")
+        return values
+    return Codec(read, lambda values: number(len(values), length) + b"".join(map(codec.write, values)))
+def read_flag(r):
+    value = r.number(1, "flag")
+    r.refuse_if(value > 1, "malformed", f"[KMS-35] a flag of {value}")
+    return bool(value)
+def optional(codec):
+    return Codec(lambda r: codec.read(r) if read_flag(r) else None, lambda v: b"\0" if v is None else b"\1" + codec.write(v))
+def read_alias(r):
+    alias = r.take(r.number(1, "alias len"), "alias")
+    r.refuse_if(not re.fullmatch(rb"(?!cmk-)[a-z0-9._/-]{1,64}", alias), "malformed", f"[KMS-30] alias {alias}")
+    return alias.decode()
+def read_key_name(r):                             # an id as text, or an alias
+    if r.data[r.at:min(r.at + 1, r.end)] != b"\0":
+        return ALIAS.read(r)
+    return "cmk-" + r.take(17, "id")[1:].hex()
+def write_key_name(name):
+    return b"\0" + bytes.fromhex(name[4:]) if name.startswith("cmk-") else ALIAS.write(name)
+def read_public(r):
+    kem = integer(2, "kem", {0, *KEMS}).read(r)
+    if kem:
+        return {"kem": kem, "key": read_public_key(r, KEMS[kem])}
+def read_this_public(r):                          # where there must be one
+    public = read_public(r)
+    r.refuse_if(public is None, "malformed", "no public key")
+    return public
+def read_public_key(r, kem):
+    public = r.take(kem.public_len, "public key")
+    check_public_key(kem, public)                                                       # [KMS-36]
+    return public
+def read_state(r):
+    state = {"number": integer(1, "state", (1, 2, 3, 4)).read(r), "at": r.number(8, "at")}
+    r.refuse_if(state["number"] < 3 and state["at"], "malformed", "a time of a state that has none")
+    return state
+FLAG, NOTHING = Codec(read_flag, lambda value: bytes([value])), record()
+KEM, ID, TIME, VERSION_OF_KEY, DEK = integer(2, "kem", KEMS), raw(16, "id"), integer(8, "time"), integer(4, "version"), raw(32, "DEK")
+ALIAS = Codec(read_alias, lambda alias: bytes([len(alias)]) + alias.encode())
+NO_ALIAS = Codec(lambda r: None if r.data[r.at:min(r.at + 1, r.end)] == b"\0" and r.take(1, "") else ALIAS.read(r),
+                 lambda alias: ALIAS.write(alias or ""))
+KEY = Codec(read_key_name, write_key_name)
+PUBLIC = Codec(read_public, lambda public: number(public["kem"], 2) + as_bytes(public["key"]) if public else bytes(2))
+THIS_PUBLIC = Codec(read_this_public, PUBLIC.write)
+STATE = Codec(read_state, lambda state: bytes([state["number"]]) + number(state["at"], 8))
+INFO = record(id=ID, kem=KEM, state=STATE, created_at=TIME, version=VERSION_OF_KEY, rotated_at=TIME,
+              aliases=many(1, MAX_ALIASES, ALIAS, "aliases"))
+USED = record(key=text(sized(1, 255, "key")), version=VERSION_OF_KEY, public=PUBLIC)
+CONTEXT, SECRET = sized(4, MAX_DIRECT_CONTEXT, "context"), sized(4, MAX_SECRET, "secret")
+BLOCK, CIPHERTEXT, BLOB = (sized(4, 131_072, what) for what in ("block", "ciphertext", "blob"))
+WHY = text(sized(4, MAX_WHY, "reason"))
+WRAPPED = tagged("form", {
+    1: ("block", record(block=BLOCK)),
+    2: ("slot", record(suite=integer(1, "suite", SUITES), hint_mode=integer(1, "hint mode", (0, 1, 2)), salt=raw(16, "salt"),
+                       hint=raw(4, "hint"), wrapped_dek=raw(48, "wrapped_dek"), enc=sized(4, 1_120, "enc"))),
+    3: ("external", record(provider=text(sized(1, 255, "provider")), key_ref=text(sized(4, 2_048, "key_ref")), blob=BLOB)),
+})
+OF_KEY = record(key=KEY)
+REQUEST = tagged("verb", {
+    1: ("create-key", record(kem=KEM, alias=NO_ALIAS)), 2: ("list-keys", record(after=optional(ID))),
+    3: ("describe-key", OF_KEY), 4: ("enable-key", OF_KEY), 5: ("disable-key", OF_KEY),
+    6: ("schedule-key-deletion", record(key=KEY, days=integer(1, "days"))), 7: ("cancel-key-deletion", OF_KEY), 8: ("rotate-key", OF_KEY),
+    9: ("set-alias", record(alias=ALIAS, key=KEY)), 10: ("delete-alias", record(alias=ALIAS)), 11: ("get-public-key", OF_KEY),
+    12: ("generate-data-key", record(key=KEY, plaintext=FLAG)), 13: ("decrypt-data-key", record(wrapped=WRAPPED)),
+    14: ("encrypt", record(key=KEY, context=CONTEXT, secret=SECRET)), 15: ("decrypt", record(context=CONTEXT, ciphertext=CIPHERTEXT)),
+    16: ("re-encrypt", record(key=KEY, context=CONTEXT, ciphertext=CIPHERTEXT)),
+})
+ANSWER = tagged("answer", {
+    1: ("done", NOTHING), 2: ("key", record(info=INFO)), 3: ("keys", record(keys=many(2, 256, INFO, "keys"))),
+    4: ("public-key", record(id=ID, version=VERSION_OF_KEY, public=THIS_PUBLIC)),
+    5: ("data-key", record(used=USED, dek=optional(DEK), block=BLOCK)), 6: ("unwrapped", record(used=USED, dek=DEK)),
+    7: ("ciphertext", record(ciphertext=CIPHERTEXT)), 8: ("secret", record(secret=SECRET)), 0x80: ("denied", NOTHING),
+    0x81: ("not-found", NOTHING), 0x82: ("wrong-state", record(id=ID, state=STATE)), 0x83: ("cannot-be-decrypted", NOTHING),
+    0x84: ("refused", record(why=WHY)), 0x85: ("alias-taken", NOTHING), 0x86: ("full", record(why=WHY)), 0x87: ("read-only", NOTHING),
+    0x88: ("failed", record(why=WHY)), 0x89: ("unsupported", record(why=WHY)),
+})
+def read_request(data):
+    check_limit(len(data), MAX_REQUEST, "[KMS-9] bytes of a request")
+    return whole(REQUEST, data)
+def read_answer(data):
+    check_limit(len(data), MAX_ANSWER, "[KMS-9] bytes of an answer")
+    return whole(ANSWER, data)
+
+# ==== kms.md 7 secrets directly under a CMK: HPKE with AAD, which cryptography's has not
+DIRECT_SUITES = {1: X25519, 3: X_WING}
+def decap(kem, secret, enc):                      # the shared secret of an enc
+    private, public = key_pair(kem, secret)
+    if kem is X25519:
+        return dhkem(private.exchange(X25519PublicKey.from_public_bytes(enc)), enc, public)
+    expanded, ct_x, pk_x = hashlib.shake_256(secret).digest(96), enc[-32:], public[-32:]
+    ss_m = MLKEM768PrivateKey.from_seed_bytes(expanded[:64]).decapsulate(enc[:-32])
+    ss_x = X25519PrivateKey.from_private_bytes(expanded[64:]).exchange(X25519PublicKey.from_public_bytes(ct_x))
+    return hashlib.sha3_256(ss_m + ss_x + ct_x + pk_x + bytes.fromhex("5c2e2f2f5e5c")).digest()
+def encap(kem, public):                           # answers the shared secret and enc
+    check_public_key(kem, public)
+    ephemeral, pk_x = X25519PrivateKey.generate(), public[-32:]
+    ct_x, ss_x = ephemeral.public_key().public_bytes_raw(), ephemeral.exchange(X25519PublicKey.from_public_bytes(pk_x))
+    if kem is X25519:
+        return dhkem(ss_x, ct_x, public), ct_x
+    ss_m, ct_m = MLKEM768PublicKey.from_public_bytes(public[:-32]).encapsulate()
+    return hashlib.sha3_256(ss_m + ss_x + ct_x + pk_x + bytes.fromhex("5c2e2f2f5e5c")).digest(), ct_m + ct_x
+def direct_cipher(suite, shared_secret):
+    schedule = key_schedule(suite, shared_secret, b"sealwire v1 direct" + bytes([suite]))
+    return ChaCha20Poly1305(schedule["key"]), schedule["base_nonce"]
+def encrypt_direct(kem, public, key_id, version, context, secret):
+    check_limit(len(secret), MAX_SECRET, "[KMS-32] bytes of secret")
+    check_limit(len(context), MAX_DIRECT_CONTEXT, "[KMS-32] bytes of context")
+    suite = next(suite for suite, of in DIRECT_SUITES.items() if of is kem)
+    head, (shared_secret, enc) = b"SWD\x01" + bytes([suite]) + key_id + number(version, 4), encap(kem, public)
+    cipher, nonce = direct_cipher(suite, shared_secret)
+    return head + enc + cipher.encrypt(nonce, secret, head + context)
+def decrypt_direct(data, secrets, context):       # secrets: {(id, version): (kem, secret)}
+    r = Reader(data, shortage="malformed")
+    r.refuse_if(r.take(4, "magic") != b"SWD\x01", "malformed", "[KMS-50] magic or version")
+    suite = integer(1, "[KMS-50] suite", DIRECT_SUITES).read(r)
+    name, kem = (r.take(16, "id"), r.number(4, "version")), DIRECT_SUITES[suite]
+    head, enc = data[:r.at], r.take(kem.enc_len, "enc")
+    r.refuse_if(r.left() < 16, "malformed", "[KMS-51] less than a tag")
+    r.refuse_if(r.left() - 16 > MAX_SECRET, "malformed", "[KMS-51] more than any secret")
+    check_limit(len(context), MAX_DIRECT_CONTEXT, "[KMS-32] bytes of context")
+    try:
+        of, secret = secrets[name]
+        cipher, nonce = direct_cipher(suite, decap(kem, secret, enc))
+        refuse_if(of is not kem, "tag", "[KMS-52] it cannot be decrypted")
+        return cipher.decrypt(nonce, data[r.at:], head + context)
+    except (KeyError, InvalidTag, ValueError):
+        raise Refused("tag", "[KMS-52] it cannot be decrypted") from None
+
+# ==== kms.md 8 what a service keeps
+def read_kept_key(r):
+    key = record(id=ID, kem=KEM, state=STATE, created_at=TIME).read(r)
+    count = r.number(4, "version_count")
+    check_limit(count, 1_024, "[KMS-37] versions")
+    r.refuse_if(count == 0, "malformed", "[KMS-62] a key without a version")
+    return {**key, "versions": [read_kept_version(r, key) for _ in range(count)]}
+def read_kept_version(r, key):
+    created_at, kind = r.number(8, "created_at"), r.number(1, "kind of version")
+    r.refuse_if(kind != (key["state"]["number"] != 4), "malformed", "[KMS-63] a secret of a destroyed key, or none of another")
+    return {"created_at": created_at, **({"secret": r.take(32, "secret")} if kind else {"public": read_public_key(r, KEMS[key["kem"]])})}
+def write_kept_key(key):
+    versions = [number(v["created_at"], 8) + (b"\1" + as_bytes(v["secret"]) if "secret" in v else b"\0" + as_bytes(v["public"]))
+                for v in key["versions"]]
+    head = record(id=ID, kem=KEM, state=STATE, created_at=TIME).write(key)
+    return head + number(len(versions), 4) + b"".join(versions)
+KEPT = record(version=integer(1, "[KMS-60] version", (1,)),
+              keys=many(4, 65_536, Codec(read_kept_key, write_kept_key), "keys", lambda key: key["id"]),
+              aliases=many(4, 65_536 * MAX_ALIASES, record(alias=ALIAS, id=ID), "aliases", lambda entry: entry["alias"].encode()))
+def read_kept(data):
+    state = whole(KEPT, data)
+    ids = {key["id"] for key in state["keys"]}
+    refuse_if(any(entry["id"] not in ids for entry in state["aliases"]), "malformed", "[KMS-64] an alias of a key that is not there")
+    return state
+
+# ==== kms.md 2 to 4 a recorded connection
+def open_connection(request):
+    """What a server and a client make of the bytes of both directions; each answers what it took, and why it stopped. keys: of the
+    server's CMK and, for what it answers, of the recipient in hello; as strings of 12.1, as are the callers that the server knows."""
+    (_, server, kem), (_, signer, _) = (read_key(request[name]) for name in ("server", "signer"))
+    (_, answers_to, answers_kem), callers = read_key(request["answers_to"]), [read_key(caller)[1] for caller in request["callers"]]
+    binding = from_hex(request, "greeting") + sha256(b"sealwire v1 kms", number(kem.id, 2), key_pair(kem, server)[1], signer)
+    requests, answers = [], []
+    def first(data):                              # [KMS-5]
+        r = Reader(data, shortage="malformed")
+        version = r.number(1, "version")
+        hello = {"version": version, "recipient": read_public_key(r, KEMS[integer(2, "kem", KEMS).read(r)])}
+        r.refuse_if(version == 1 and r.left(), "malformed", "[KMS-5] bytes behind hello")
+        r.refuse_if(len(hello["recipient"]) != kem.public_len, "malformed", "[KMS-5] a recipient of another KEM")
+        return hello
+    def welcome(data):                            # [KMS-7]
+        r = Reader(data, shortage="malformed")
+        version, status = r.number(1, "version"), r.number(1, "status")
+        r.refuse_if(status > 3, "malformed", f"[KMS-7] status {status}")
+        r.refuse_if(version == 1 and r.left(), "malformed", "[KMS-7] bytes behind welcome")
+        return {"version": version, "status": status}
+    def follow(out, read_first, least, most, *channel):
+        for message, context, _ in open_channel(*channel):
+            refuse_if(context, "limit", "[KMS-9] messages have no context")
+            if not out:
+                out.append(read_first(message))
+                continue
+            refuse_if(len(message) < least, "malformed", "[KMS-9] an empty request")
+            check_limit(len(message), most, "[KMS-9] bytes of a message")
+            refuse_if(out is answers and len(answers) == len(requests), "malformed", "[KMS-10] an answer to nothing")
+            refuse_if(out is answers and answers[0] != {"version": 1, "status": 0}, "malformed", "[KMS-7] an answer after no")
+            out.append(message)
+    def outcome(out, *rest):
+        try:
+            follow(out, *rest)
+            return {"delivered": out, "refused": None}
+        except Refused as e:
+            return {"delivered": out, "refused": e.category, "text": e.text}
+    to_server, to_client, verified = from_hex(request, "to_server"), from_hex(request, "to_client"), ["verified"]     # [KMS-3]
+    served = outcome(requests, first, 1, MAX_REQUEST, to_server, [server], "acceptor", binding, (callers, verified), kem)     # [KMS-2] [KMS-4]
+    if not requests:
+        refuse_if(to_client, "malformed", "[KMS-4] a byte after the greeting, for a stranger")
+        return {"server": served, "client": None}
+    begun = parse_block(Reader(to_server)).header_mac
+    mine = key_pair(answers_kem, answers_to)[1] == requests[0]["recipient"]
+    refuse_if(not mine, "usage", "the recipient in hello is another one's")
+    asked = outcome(answers, welcome, 0, MAX_ANSWER, to_client, [answers_to], "initiator", begun + binding, ([signer], verified), kem)
+    return {"server": served, "client": asked}                                          # [KMS-6] [KMS-8]
+
+# ==== store.md the state file and the audit log of a store
+MAX_STATE, MAX_LINE = 67_108_864, 16_384
+Anchor = namedtuple("Anchor", "log_secret log_id seq mac line generation")
+def open_store(data, key=None, passphrase=None):
+    """The state file: answers what the log must fit, and the state."""
+    r = Reader(data, shortage="malformed")
+    refuse_if(r.take(8, "magic") != b"SWSTORE\n", "malformed", "[STO-1] magic")
+    integer(1, "[STO-1] version", (1,)).read(r)
+    root, t, m, p = (r.number(size, what) for size, what in ((1, "root"), (4, "t"), (4, "m"), (1, "p")))
+    root_salt, generation, salt = r.take(16, "root_salt"), r.number(8, "generation"), r.take(32, "salt")
+    sealed_len, commitment = r.number(8, "sealed_len"), r.take(32, "commitment")
+    refuse_if(r.take(32, "checksum") != sha256(data[:r.at - 32]), "damaged", "[STO-4] the checksum does not hold")
+    refuse_if(root not in (1, 2), "unsupported", f"[STO-1] root {root}")
+    refuse_if(root == 2 and (t or m or p or any(root_salt)), "malformed", "[STO-2] parameters of a passphrase under a key file")
+    bounded = root == 2 or 1 <= t <= 10 and 1 <= p <= 16 and 8 * p <= m <= 98_304 and t * m <= 393_216
+    refuse_if(not bounded, "limit", f"[STO-2] t {t}, m {m}, p {p}")
+    check_limit(sealed_len, MAX_STATE + MAX_LINE + 92, "[STO-3] sealed_len")
+    refuse_if(r.left() != sealed_len + 16, "damaged", "[STO-3] the file is shorter or longer than its head says")
+    refuse_if((key if root == 2 else passphrase) is None, "usage", "a root key of another kind")
+    ikm = key.upper().encode() if root == 2 else b"".join(stretch(passphrase, root_salt, t, m, p))
+    prk = extract(salt, extract(b"sealwire store v1 root", ikm))
+    right = hmac.compare_digest(expand(prk, b"sealwire store v1 commitment", 32), commitment)
+    refuse_if(not right, "root", "[STO-5] the root key is wrong")
+    try:
+        cipher = ChaCha20Poly1305(expand(prk, b"sealwire store v1 state", 32))
+        sealed = cipher.decrypt(bytes(12), data[r.at:], data[:r.at])
+    except InvalidTag:
+        raise Refused("damaged", "[STO-5] the tag does not hold") from None
+    s = Reader(sealed, shortage="malformed")
+    log_secret, log_id, seq, mac = s.take(32, "log_secret"), s.take(16, "log_id"), s.number(8, "anchor_seq"), s.take(32, "anchor_mac")
+    line = sized(4, MAX_LINE, "line").read(s)
+    check_limit(s.left(), MAX_STATE, "bytes of state")
+    return Anchor(log_secret, log_id, seq, mac, line, generation), sealed[s.at:]
+
+STRING = r'("(?:[^"\\]|\\.)*")'
+HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+def quoted(text):                                 # [STO-14]
+    text = json.dumps(text, ensure_ascii=False)   # which escapes quotes, backslashes, and b t n f r by their letters
+    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+NUMBER, HEX = r"(0|[1-9][0-9]*)", '"([0-9a-f]{%d})"'
+MAC = ',"mac":' + HEX % 64 + "}"
+LOG_HEAD = re.compile('{"log":' + HEX % 32 + ',"file":' + NUMBER + ',"after":' + NUMBER + ',"chain":' + HEX % 64 + MAC)
+LOG_RECORD = re.compile(f'{{"seq":{NUMBER},"at":{NUMBER},"caller":{STRING},"action":{STRING},"key":(?:null|{STRING}),"result":{STRING}'
+                        f'(?:,"generation":{NUMBER})?{MAC}')
+class Log:
+    """store.md, audit log: the lines of its files one after another."""
+    def __init__(self, anchor):
+        self.anchor, self.seq, self.mac, self.file, self.generation, self.torn, self.records = anchor, 0, bytes(32), 0, 0, False, 0
+        self.key = expand(extract(anchor.log_id, anchor.log_secret), b"sealwire store v1 log", 32)
+    def read_file(self, data, last):
+        lines, tail = data.split(b"\n"), b""
+        lines, tail = lines[:-1], lines[-1]
+        torn = last and (len(tail) <= MAX_LINE or not any(tail))
+        refuse_if(tail and not torn, "malformed", "[STO-13] bytes behind the last line")
+        refuse_if(not lines, "malformed", "[STO-10] a file without a head")
+        self.torn = bool(tail)
+        self.read_head(lines[0])
+        for line in lines[1:]:
+            self.read_record(line)
+    def spelled(self, form, line):
+        try:
+            match = form.fullmatch(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            match = None
+        refuse_if(not match, "malformed", "[STO-10] a line that is not spelled so")
+        return match.groups()
+    def check_mac(self, before, line, mac):
+        right = hmac.digest(self.key, before + line[:-len(',"mac":""}') - 64], "sha256").hex() == mac
+        refuse_if(not right, "mac", f"[STO-10] the mac of the line after {self.seq} does not hold")
+    def read_head(self, line):
+        log, file, after, chain, mac = self.spelled(LOG_HEAD, line)
+        self.check_mac(bytes(32), line, mac)
+        refuse_if(bytes.fromhex(log) != self.anchor.log_id, "malformed", "a head of another log")
+        if self.file == 0:                        # the oldest files may be gone
+            self.seq, self.mac = int(after), bytes.fromhex(chain)
+            refuse_if(self.seq > self.anchor.seq, "anchor", "[STO-11] the log begins behind anchor_seq")
+        else:
+            goes_on = (int(file), int(after), chain) == (self.file + 1, self.seq, self.mac.hex())
+            refuse_if(not goes_on, "malformed", "[STO-18] a head that does not go on")
+        self.file = int(file)
+        self.meets_anchor()
+    def read_record(self, line):
+        check_limit(len(line), MAX_LINE, "bytes of a line")
+        seq, at, caller, action, key, result, generation, mac = self.spelled(LOG_RECORD, line)
+        for string, most in (caller, 512), (action, 64), (key or '""', 512), (result, 512):
+            try:
+                text = json.loads(string)
+                wrong = quoted(text) != string or len(text.encode()) > most
+            except ValueError:
+                wrong = True
+            refuse_if(wrong, "malformed", f"[STO-10] {string} is not spelled so, or too long")
+        refuse_if(any(int(n or 0) >= 2 ** 64 for n in (seq, at, generation)), "malformed", "[STO-10] a number of more than 8 bytes")
+        refuse_if(int(seq) != self.seq + 1, "malformed", f"[STO-10] seq {seq} after {self.seq}")
+        self.check_mac(self.mac, line, mac)
+        self.seq, self.mac, self.records = int(seq), bytes.fromhex(mac), self.records + 1
+        self.generation = max(self.generation, int(generation or 0))
+        self.meets_anchor()
+    def meets_anchor(self):
+        other = self.seq == self.anchor.seq and self.mac != self.anchor.mac
+        refuse_if(other, "anchor", "[STO-11] another line stands at anchor_seq")
+    def end(self):
+        if self.seq == self.anchor.seq - 1 and self.anchor.line:        # what a crash kept out of the log
+            refuse_if(not self.anchor.line.endswith(b"\n"), "malformed", "the line of the state has no end")
+            self.read_record(self.anchor.line[:-1])
+        refuse_if(self.seq < self.anchor.seq, "anchor", "[STO-11] the log ends before anchor_seq")
+        refuse_if(self.generation > self.anchor.generation, "older", "[STO-12] an older state was put back")
+def read_store(request):
+    anchor, state = open_store(from_hex(request, "state"), request.get("key"), from_hex(request, "passphrase", None))
+    log, files = Log(anchor), [bytes.fromhex(file) for file in request.get("files", [])]
+    for i, file in enumerate(files):
+        log.read_file(file, i == len(files) - 1)
+    if files:
+        log.end()
+    return {"generation": anchor.generation, "state": state, "records": log.records, "torn": log.torn, "anchor": anchor._asdict()}
+
 # ==== The entries: serve for tests, seal and open for people
 def answer(request):
     op, binding, bytes_ = request["op"], from_hex(request, "binding"), from_hex(request, "bytes")
@@ -694,6 +1067,10 @@ def answer(request):
         accept = ["signed", "verified"] if request.get("accept") is None else request["accept"]
         allowed = [bytes.fromhex(k) for k in request["senders"]], accept
     kms = {(provider, key_ref): bytes.fromhex(answer) for provider, key_ref, answer in request.get("kms", [])}
+    def parsed(codec, value):
+        return {"value": value, "again": codec.write(value)}
+    def direct_keys(request):
+        return {(bytes.fromhex(id_), version): (KEMS[kem], bytes.fromhex(key)) for id_, version, kem, key in request["secrets"]}
     def as_answer(kind, key, kem):
         return {"kind": kind, "key": key, **({"kem": kem.id} if kem is X_WING else {})}
     answers = {
@@ -703,6 +1080,14 @@ def answer(request):
         "armor": lambda: write_armor(bytes_),
         "key": lambda: as_answer(*read_key(request["string"], from_hex(request, "passphrase", None))),
         "protect": lambda: write_protected(request["string"], from_hex(request, "passphrase")),
+        "request": lambda: parsed(REQUEST, read_request(bytes_)), "answer": lambda: parsed(ANSWER, read_answer(bytes_)),
+        "kept": lambda: parsed(KEPT, read_kept(bytes_)),
+        "write-request": lambda: REQUEST.write(request["value"]), "write-answer": lambda: ANSWER.write(request["value"]),
+        "write-kept": lambda: KEPT.write(request["value"]),
+        "encrypt-direct": lambda: encrypt_direct(KEMS[request["kem"]], from_hex(request, "public"), from_hex(request, "id"),
+                                                 request["version"], from_hex(request, "context"), from_hex(request, "secret")),
+        "decrypt-direct": lambda: decrypt_direct(bytes_, direct_keys(request), from_hex(request, "context")),
+        "connection": lambda: open_connection(request), "store": lambda: read_store(request),
         "key-string": lambda: write_key(request["kind"], from_hex(request, "key"), KEMS[request.get("kem", X25519.id)]),
     }
     if op != "channel-open":

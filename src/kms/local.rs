@@ -98,6 +98,9 @@ enum Kept {
     Store(Box<Store>),
     Replica(Box<Replica>),
     Nowhere,
+    /// A log that cannot be written, and no state either.
+    #[cfg(test)]
+    Broken,
 }
 
 impl Kept {
@@ -106,6 +109,8 @@ impl Kept {
             Self::Store(store) => store.log(record),
             Self::Replica(replica) => replica.log(record),
             Self::Nowhere => Ok(()),
+            #[cfg(test)]
+            Self::Broken => Err(StoreError::Failed),
         }
     }
 
@@ -114,6 +119,8 @@ impl Kept {
             Self::Store(store) => store.sync(),
             Self::Replica(replica) => replica.sync(),
             Self::Nowhere => Ok(()),
+            #[cfg(test)]
+            Self::Broken => Err(StoreError::Failed),
         }
     }
 
@@ -122,6 +129,8 @@ impl Kept {
             Self::Store(store) => store.replace(state, record).map_err(failed),
             Self::Replica(_) => Err(KmsError::ReadOnly),
             Self::Nowhere => Ok(()),
+            #[cfg(test)]
+            Self::Broken => Err(failed(StoreError::Failed)),
         }
     }
 }
@@ -260,12 +269,14 @@ impl LocalService {
     ) -> Result<Answer, KmsError> {
         // Held from the look to the change: nobody else changes anything in between.
         let mut kept = write(&self.kept);
-        if let Kept::Replica(_) = &*kept {
-            return Err(KmsError::ReadOnly);
-        }
         let (handled, state) = {
             let keys = read(&self.keys);
-            let handled = handle(&keys, rights, request, now, &mut Entropy::default());
+            let mut handled = handle(&keys, rights, request, now, &mut Entropy::default());
+            // Who may not do this is told that, and not what the service is; either has its line.
+            if matches!(*kept, Kept::Replica(_)) && handled.answer.is_ok() {
+                let about = handled.about.filter(|id| keys.find(&(*id).into()).is_some());
+                handled = Handled { answer: Err(KmsError::ReadOnly), changes: Vec::new(), about };
+            }
             let state = (!handled.changes.is_empty()).then(|| keys.encode_with(&handled.changes));
             (handled, state)
         };
@@ -369,5 +380,84 @@ impl Serve for LocalService {
 
     fn may_block(&self, request: &[u8]) -> bool {
         Verb::of(request).is_some_and(Verb::is_change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        keys::SenderKey,
+        kms::{KeyRef, store::records},
+        wire::Kem,
+    };
+
+    fn requests(key: KeyRef) -> Vec<Request> {
+        let encrypt = |secret: &[u8]| Request::Encrypt { key: key.clone(), secret: secret.to_vec().into(), context: vec![] };
+        vec![
+            Request::CreateKey { kem: Kem::X25519, alias: None },
+            Request::ListKeys { after: None },
+            Request::DescribeKey(key.clone()),
+            Request::DisableKey(key.clone()),
+            Request::RotateKey(key.clone()),
+            Request::GetPublicKey(key.clone()),
+            Request::GenerateDataKey { key: key.clone(), plaintext: true },
+            encrypt(b"pin"),
+            Request::Decrypt { ciphertext: vec![1; 100], context: vec![] },
+            Request::DescribeKey("nothing".parse().unwrap()),
+        ]
+    }
+
+    /// Proves KMS-49: where the line cannot be written the answer is *failed*, whatever it would have been, and nothing is changed.
+    #[test]
+    fn what_cannot_be_logged_is_not_answered() {
+        let service = LocalService::in_memory();
+        let Ok(Answer::Key(key)) = service.ask(Caller::Owner, requests(KeyId([0; 16]).into()).remove(0)) else { panic!("made") };
+        let before = read(&service.keys).encode_with(&[]);
+        *write(&service.kept) = Kept::Broken;
+        let stranger = *SenderKey::generate().unwrap().verifying_key();
+        for caller in [Caller::Owner, Caller::Sender(&stranger)] {
+            for request in requests(key.id.into()) {
+                let verb = request.verb().name();
+                assert!(matches!(service.ask(caller, request), Err(KmsError::Failed(_))), "{verb}");
+            }
+        }
+        assert_eq!(read(&service.keys).encode_with(&[]), before);
+        let answer = service.serve(&stranger, requests(key.id.into()).remove(2).encode().unwrap().to_vec().into());
+        assert_eq!(answer.first(), Some(&0x88));
+    }
+
+    /// Proves KMS-49: each request has its line: who, what, which CMK and the result; on a replica too, where a change is refused.
+    #[test]
+    fn what_is_asked_has_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, _) = RootKey::generate("").unwrap();
+        let (store, log) = (folder.path().join("kms"), folder.path().join("log"));
+        let service = LocalService::create(&store, &root).unwrap();
+        let Ok(Answer::Key(key)) = service.ask(Caller::Owner, requests(KeyId([0; 16]).into()).remove(0)) else { panic!("made") };
+        let stranger = *SenderKey::generate().unwrap().verifying_key();
+        let asked = requests(key.id.into());
+        for caller in [Caller::Sender(&stranger), Caller::Owner] {
+            asked.iter().for_each(|request| drop(service.ask(caller, request.clone())));
+        }
+        drop(service);
+        let lines: Vec<_> = records(&store).unwrap().skip(2).map(|entry| entry.unwrap().record).collect();
+        let said = |lines: &[Record]| lines.iter().map(|line| (line.caller.clone(), line.action.clone())).collect::<Vec<_>>();
+        let expected = |caller: &str| asked.iter().map(|request| (caller.to_owned(), request.verb().name().to_owned()));
+        assert_eq!(said(&lines), expected("unknown").chain(expected("local")).collect::<Vec<_>>());
+        assert!(
+            lines[..10]
+                .iter()
+                .all(|line| line.key.is_none() && (line.result == "denied" || line.result != "ok" || line.action == "list-keys"))
+        );
+        assert_eq!((lines[12].key.clone(), lines[12].result.as_str()), (Some(key.id.to_string()), "ok"));
+
+        let replica = LocalService::open_replica(&store, &root, Some(&log)).unwrap();
+        let create = asked[0].clone();
+        assert!(matches!(replica.ask(Caller::Sender(&stranger), create.clone()), Err(KmsError::Denied)));
+        assert!(matches!(replica.ask(Caller::Owner, create), Err(KmsError::ReadOnly)));
+        drop(replica);
+        let results: Vec<_> = records(&log).unwrap().map(|entry| entry.unwrap().record.result).collect();
+        assert!(results.ends_with(&["denied".into(), "read-only".into()]), "{results:?}");
     }
 }

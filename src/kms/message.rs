@@ -294,7 +294,13 @@ impl Request {
                 at_most("ciphertext", ciphertext.len(), CIPHERTEXT_MAX)?;
                 at_most("context", context.len(), CONTEXT_MAX)
             }
-            Self::DecryptDataKey(wrapped) => at_most("ciphertext", wrapped_len(wrapped), CIPHERTEXT_MAX),
+            Self::DecryptDataKey(WrappedDek::Block(block)) => at_most("block", block.len(), CIPHERTEXT_MAX),
+            Self::DecryptDataKey(WrappedDek::Slot { enc, .. }) => at_most("enc", enc.len(), ENC_MAX),
+            Self::DecryptDataKey(WrappedDek::External { provider, key_ref, blob }) => {
+                at_most("provider", provider.len(), TEXT_MAX)?;
+                at_most("key_ref", key_ref.len(), KEY_REF_MAX)?;
+                at_most("blob", blob.len(), CIPHERTEXT_MAX)
+            }
             _ => Ok(()),
         }
     }
@@ -660,6 +666,8 @@ fn wrapped(reader: &mut Reader<'_>) -> Result<WrappedDek, ParseError> {
 
 /// Bytes of the longest encapsulated key: X-Wing's.
 const ENC_MAX: usize = 1120;
+/// Bytes of the longest text.
+const TEXT_MAX: usize = 255;
 /// Bytes of the longest name of a foreign KMS's key (spec 3.4).
 const KEY_REF_MAX: usize = 2048;
 
@@ -693,7 +701,9 @@ pub(super) fn state(reader: &mut Reader<'_>) -> Result<KeyState, ParseError> {
         (2, 0) => Ok(KeyState::Disabled),
         (3, at) => Ok(KeyState::PendingDeletion { at }),
         (4, at) => Ok(KeyState::Destroyed { at }),
-        _ => Err(ParseError::malformed("state", offset, "is no state")),
+        (1 | 2, _) => Err(ParseError::malformed("state", offset, "is one without a time")),
+        // [KMS-31]
+        (value, _) => Err(ParseError::Unsupported { field: "state", offset, value: value.into() }),
     }
 }
 

@@ -49,6 +49,9 @@ mod service;
 mod session;
 #[cfg(feature = "kms")]
 pub mod store;
+#[cfg(all(feature = "kms", feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 
 #[cfg(feature = "kms")]
 pub use client::{

@@ -62,6 +62,16 @@ fn cmk(secret: &[u8]) -> String {
     bech32m("sw-secret-cmk-", &[&[0, 0x20], secret].concat()).to_uppercase()
 }
 
+/// A CMK of either kind.
+pub fn cmk_string(pq: bool, secret: &[u8]) -> String {
+    let kem = if pq { [0x64, 0x7a] } else { [0x00, 0x20] };
+    bech32m("sw-secret-cmk-", &[&kem[..], secret].concat()).to_uppercase()
+}
+
+pub fn sender_string(key: &[u8]) -> String {
+    bech32m("sws", key)
+}
+
 fn sender_secret(seed: &[u8]) -> String {
     bech32m("sw-secret-sender-", seed).to_uppercase()
 }

@@ -5,6 +5,7 @@
 pub mod aes;
 pub mod apart;
 pub mod keys;
+pub mod kms;
 pub mod pq;
 pub mod scenarios;
 pub mod senders;

@@ -407,7 +407,7 @@ fn lists_have_pages() {
     assert!(ids.is_sorted());
 }
 
-/// Proves KMS-60 to KMS-64: a state that was changed is refused or reads as another, and never ends the program.
+/// Proves KMS-60, KMS-61, KMS-62, KMS-63 and KMS-64: a state that was changed is refused or reads as another, and never ends the program.
 #[test]
 fn states_that_were_changed() {
     let mut service = Memory::new();
@@ -442,4 +442,41 @@ fn states_that_were_changed() {
     assert_eq!(field(&twice), "id");
     let alias = [&one(1, 1)[..85], &[0, 0, 0, 1, 1, b'a'], &[6; 16]].concat();
     assert_eq!(field(&alias), "alias");
+}
+
+/// Proves KMS-37: what is full says which limit, and stays as it is.
+#[test]
+fn there_is_an_end_to_everything() {
+    fn full(answer: Result<Answer, KmsError>) -> (&'static str, u64) {
+        match answer {
+            Err(KmsError::Full(limit)) => (limit.limit, limit.maximum),
+            _ => panic!("there is room"),
+        }
+    }
+    let mut service = Memory::new();
+    let id = service.create("a0").id;
+    let alias = |i: usize| Request::SetAlias { alias: format!("a{i}").parse().unwrap(), key: id.into() };
+    (1..16).for_each(|i| drop(service.info(alias(i)).unwrap()));
+    assert_eq!(full(service.ask(alias(16))), ("aliases", 16));
+    // One that it has already is no other one.
+    assert_eq!(service.info(alias(15)).unwrap().aliases.len(), 16);
+
+    let mut entry = service.keys.find(&id.into()).unwrap().clone();
+    entry.versions = vec![entry.versions[0].clone(); VERSIONS_MAX - 1];
+    service.keys.apply(Change::Key(entry.clone()));
+    assert_eq!(service.info(Request::RotateKey(id.into())).unwrap().version, 1024);
+    assert_eq!(full(service.ask(Request::RotateKey(id.into()))), ("versions", 1024));
+
+    entry.versions.truncate(1);
+    for i in 0..KEYS_MAX - 2 {
+        service.keys.apply(Change::Key(Entry { id: KeyId((i as u128).to_be_bytes()), ..entry.clone() }));
+    }
+    let ask = |keys: &mut Keys| {
+        let create = Request::CreateKey { kem: Kem::X25519, alias: None };
+        let Handled { answer, changes, .. } = handle(keys, Rights::LOCAL, create, NOW, &mut Entropy::default());
+        changes.into_iter().for_each(|change| keys.apply(change));
+        answer
+    };
+    assert!(ask(&mut service.keys).is_ok());
+    assert_eq!((full(ask(&mut service.keys)), service.keys.len()), (("keys", 65_536), 65_536));
 }
