@@ -178,8 +178,10 @@ async fn reload(path: std::path::PathBuf, service: Arc<LocalService>, mut hangup
     while hangups.changed().await.is_ok() {
         match read_policy(&path) {
             Ok(policy) => {
-                note(&format!("policy: {} callers, from {}", policy.len(), show(&path)));
+                let callers = policy.len();
                 service.set_policy(policy);
+                // Whoever reads this may rely on it.
+                note(&format!("policy: {callers} callers, from {}", show(&path)));
             }
             Err(failure) => note(&format!("error: the policy stays as it was: {}", failure.message)),
         }
