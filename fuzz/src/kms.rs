@@ -112,11 +112,16 @@ const NO_PLAINTEXT: u8 = 1;
 
 fn served() -> LocalService {
     let service = LocalService::in_memory();
-    let caller = |name: &str, byte: u8, rest: &str| format!("[[caller]]\nname = \"{name}\"\nkey = \"{}\"\n{rest}\n", sender(byte));
+    let caller =
+        |name: &str, byte: u8, rest: &str| format!("[[caller]]\nname = \"{name}\"\nkey = \"{}\"\n{rest}\n", sender(byte));
     let all = "allow = [{ verbs = [\"*\"], keys = [\"*\"] }]";
     let policy = [
         caller("secrets", SECRETS, "allow = [{ verbs = [\"encrypt\", \"decrypt\", \"re-encrypt\"], keys = [\"a\"] }]"),
-        caller("no-plaintext", NO_PLAINTEXT, "allow = [{ verbs = [\"generate-data-key\", \"encrypt\", \"describe-key\"], keys = [\"*\"] }]"),
+        caller(
+            "no-plaintext",
+            NO_PLAINTEXT,
+            "allow = [{ verbs = [\"generate-data-key\", \"encrypt\", \"describe-key\"], keys = [\"*\"] }]",
+        ),
         caller("revoked", 2, &format!("revoked = true\n{all}")),
         caller("expired", 3, &format!("expires = 2001-01-01T00:00:00Z\n{all}")),
     ];
@@ -178,7 +183,10 @@ fn check(who: u8, answer: &Result<Answer, KmsError>) {
         (_, Ok(_)) => panic!("the caller {who} has no right to that"),
         (SECRETS | NO_PLAINTEXT, Err(_)) => {}
         (_, Err(error)) => {
-            assert!(!matches!(error, KmsError::NotFound | KmsError::State { .. } | KmsError::AliasTaken), "told to {who}: {error}");
+            assert!(
+                !matches!(error, KmsError::NotFound | KmsError::State { .. } | KmsError::AliasTaken),
+                "told to {who}: {error}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-"""A reference implementation of the sealwire envelope format, version 1, written from format.md alone.
+"""A reference implementation of the sealwire envelope format, version 1, written from format.md alone, and of the key service, from
+kms.md and store.md.
 
 It is SLOW and FOR TESTING ONLY: it holds everything in memory, it does not protect secrets, and it takes ephemerals and DEKs from
 outside when a test asks it to (which so states that nobody else holds them [PRF-5]). Read it next to the specification: its
@@ -6,7 +7,8 @@ sections stand in the order of format.md, and a requirement id such as [BLK-3] s
 
 Covered: all suites and slot layouts, externals (with what a KMS answers), hint modes, detached
 messages, parts of payloads, sender proofs, padding, batches, channels, rewrapping, limits, key strings (12.1, 12.6, 12.7),
-fingerprints (12.4), armor (12.5). Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay
+fingerprints (12.4), armor (12.5); of the key service requests and answers, secrets directly under a CMK, what is kept, recorded
+connections, stores with their audit log. Not covered: PEM and key files (12.2, 12.3), reuse of a DEK over time, kept DEKs, replay
 windows, and policies (10) but the list of senders. A secret of 32 bytes is tried as an X25519 key or as an X-Wing seed, as the suite has it.
 
     reference.py serve                         one JSON request per line in, one JSON answer per line out

@@ -441,9 +441,10 @@ mod tests {
             asked.iter().for_each(|request| drop(service.ask(caller, request.clone())));
         }
         drop(service);
-        let lines: Vec<_> = records(&store).unwrap().skip(2).map(|entry| entry.unwrap().record).collect();
+        let lines: Vec<_> = records(&store).unwrap().skip(1).map(|entry| entry.unwrap().record).collect();
         let said = |lines: &[Record]| lines.iter().map(|line| (line.caller.clone(), line.action.clone())).collect::<Vec<_>>();
-        let expected = |caller: &str| asked.iter().map(move |request| (caller.to_owned(), request.verb().name().to_owned()));
+        let expected =
+            |caller: &'static str| asked.iter().map(move |request| (caller.to_owned(), request.verb().name().to_owned()));
         assert_eq!(said(&lines), expected("unknown").chain(expected("local")).collect::<Vec<_>>());
         assert!(
             lines[..10]

@@ -696,14 +696,17 @@ pub(super) fn put_state(out: &mut Vec<u8>, state: KeyState) {
 
 pub(super) fn state(reader: &mut Reader<'_>) -> Result<KeyState, ParseError> {
     let offset = reader.offset();
-    match (reader.u8("state")?, reader.u64("at")?) {
+    let number = reader.u8("state")?;
+    // [KMS-31]
+    if !(1..=4).contains(&number) {
+        return Err(ParseError::Unsupported { field: "state", offset, value: number.into() });
+    }
+    match (number, reader.u64("at")?) {
         (1, 0) => Ok(KeyState::Enabled),
         (2, 0) => Ok(KeyState::Disabled),
         (3, at) => Ok(KeyState::PendingDeletion { at }),
         (4, at) => Ok(KeyState::Destroyed { at }),
-        (1 | 2, _) => Err(ParseError::malformed("state", offset, "is one without a time")),
-        // [KMS-31]
-        (value, _) => Err(ParseError::Unsupported { field: "state", offset, value: value.into() }),
+        _ => Err(ParseError::malformed("at", offset, "is a time of a state that has none")),
     }
 }
 
