@@ -1,7 +1,7 @@
 //! The CMKs of a service in memory, how they change, and the bytes that a store keeps of them (spec/kms.md 8).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -86,6 +86,8 @@ pub(crate) enum Change {
 pub(crate) struct Keys {
     by_id: BTreeMap<KeyId, Entry>,
     aliases: BTreeMap<Alias, KeyId>,
+    /// The same the other way: a look at one CMK does not go through the aliases of all.
+    names: HashMap<KeyId, BTreeSet<Alias>>,
     /// Which version a public half is of.
     by_name: HashMap<Fingerprint, (KeyId, u32)>,
     /// The versions that may be used, to be found by the hints of a block.
@@ -105,7 +107,7 @@ impl Keys {
     }
 
     pub(crate) fn aliases_of(&self, id: KeyId) -> impl Iterator<Item = &Alias> {
-        self.aliases.iter().filter(move |(_, named)| **named == id).map(|(alias, _)| alias)
+        self.names.get(&id).into_iter().flatten()
     }
 
     /// All of them after one, in the order of their ids.
@@ -161,8 +163,20 @@ impl Keys {
                 }
                 self.by_id.insert(entry.id, entry);
             }
-            Change::Alias(alias, Some(id)) => drop(self.aliases.insert(alias, id)),
-            Change::Alias(alias, None) => drop(self.aliases.remove(&alias)),
+            Change::Alias(alias, to) => self.name(alias, to),
+        }
+    }
+
+    fn name(&mut self, alias: Alias, to: Option<KeyId>) {
+        let before = match to {
+            Some(id) => self.aliases.insert(alias.clone(), id),
+            None => self.aliases.remove(&alias),
+        };
+        if let Some(names) = before.and_then(|id| self.names.get_mut(&id)) {
+            names.remove(&alias);
+        }
+        if let Some(id) = to {
+            self.names.entry(id).or_default().insert(alias);
         }
     }
 

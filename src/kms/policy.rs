@@ -1,6 +1,6 @@
 //! Who may do what on which CMKs (spec/kms.md 6.3): a policy in TOML. What it does not allow is denied.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
@@ -99,13 +99,9 @@ struct Caller {
 struct Rule {
     /// A bit for each verb.
     verbs: u32,
-    keys: Vec<Pattern>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Pattern {
-    Any,
-    Is(KeyRef),
+    any: bool,
+    ids: HashSet<KeyId>,
+    aliases: HashSet<Alias>,
 }
 
 #[derive(Deserialize)]
@@ -237,20 +233,27 @@ impl Rule {
                 (_, None) => return Err(AccessError::Verb { caller: caller.into(), verb: name }),
             };
         }
-        let pattern = |name: String| match name.as_str() {
-            "*" => Ok(Pattern::Any),
-            other => other.parse().map(Pattern::Is).map_err(|_| AccessError::KeyName { caller: caller.into(), key: name }),
-        };
-        Ok(Self { verbs, keys: rule.keys.into_iter().map(pattern).collect::<Result<_, _>>()? })
+        let mut read = Self { verbs, any: false, ids: HashSet::new(), aliases: HashSet::new() };
+        rule.keys.into_iter().try_for_each(|key| read.add(key, caller))?;
+        Ok(read)
     }
 
-    /// Whether it allows a verb on what one of these names stands for.
-    fn allows<'a>(&self, verb: Verb, mut names: impl Iterator<Item = &'a KeyRef>) -> bool {
-        self.verbs & bit(verb) != 0 && names.any(|name| self.keys.iter().any(|key| matches!(key, Pattern::Is(is) if is == name)))
+    fn add(&mut self, key: String, caller: &str) -> Result<(), AccessError> {
+        match (key.as_str(), key.parse()) {
+            ("*", _) => self.any = true,
+            (_, Ok(KeyRef::Id(id))) => drop(self.ids.insert(id)),
+            (_, Ok(KeyRef::Alias(alias))) => drop(self.aliases.insert(alias)),
+            (_, Err(_)) => return Err(AccessError::KeyName { caller: caller.into(), key }),
+        }
+        Ok(())
+    }
+
+    fn has(&self, verb: Verb) -> bool {
+        self.verbs & bit(verb) != 0
     }
 
     fn allows_any(&self, verb: Verb) -> bool {
-        self.verbs & bit(verb) != 0 && self.keys.contains(&Pattern::Any)
+        self.has(verb) && self.any
     }
 }
 
@@ -283,13 +286,19 @@ impl Rights<'_> {
         if self.on_any(verb) {
             return true;
         }
-        let names: Vec<_> = aliases.cloned().map(KeyRef::Alias).chain([KeyRef::Id(id)]).collect();
-        self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.allows(verb, names.iter())))
+        // The aliases are looked up, and not gone through, so that the time of a denial does not tell of a key that is there.
+        let aliases: Vec<_> = aliases.collect();
+        let names = |rule: &Rule| rule.ids.contains(&id) || aliases.iter().any(|alias| rule.aliases.contains(*alias));
+        self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.has(verb) && names(rule)))
     }
 
     /// Whether a verb is allowed on whatever has this name, or comes to have it.
     pub(crate) fn on_name(&self, verb: Verb, name: &KeyRef) -> bool {
-        self.on_any(verb) || self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.allows(verb, [name].into_iter())))
+        let names = |rule: &Rule| match name {
+            KeyRef::Id(id) => rule.ids.contains(id),
+            KeyRef::Alias(alias) => rule.aliases.contains(alias),
+        };
+        self.on_any(verb) || self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.has(verb) && names(rule)))
     }
 }
 

@@ -443,3 +443,39 @@ fn states_that_were_changed() {
     let alias = [&one(1, 1)[..85], &[0, 0, 0, 1, 1, b'a'], &[6; 16]].concat();
     assert_eq!(field(&alias), "alias");
 }
+
+/// What is denied takes as long whether the key is there or not, however many aliases there are.
+#[test]
+fn a_key_that_is_there_is_denied_as_fast() {
+    let mut service = Memory::new();
+    let mut ids = Vec::new();
+    for n in 0..4000_u32 {
+        let versions = vec![Version::generate(Kem::X25519, 0, &mut Entropy::default()).unwrap()];
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        let entry = Entry { id: KeyId(id), kem: Kem::X25519, state: KeyState::Enabled, created_at: 0, versions };
+        service.keys.apply(Change::Key(entry));
+        for m in 0..ALIASES_MAX {
+            service.keys.apply(Change::Alias(format!("a{n}/{m}").parse().unwrap(), Some(KeyId(id))));
+        }
+        ids.push(KeyId(id));
+    }
+    let caller = *SenderKey::generate().unwrap().verifying_key();
+    let text = format!("[[caller]]\nname = \"a\"\nkey = \"{caller}\"\nallow = [{{ verbs = [\"decrypt\"], keys = [\"mine\"] }}]");
+    service.policy = AccessPolicy::from_toml(&text).unwrap();
+    let time = |service: &Memory, key: KeyRef| {
+        let rights = service.policy.rights(&caller, NOW);
+        let mut times: Vec<_> = (0..101)
+            .map(|_| {
+                let began = std::time::Instant::now();
+                let handled = handle(&service.keys, rights, Request::DescribeKey(key.clone()), NOW, &mut Entropy::default());
+                assert!(matches!(handled.answer, Err(KmsError::Denied)));
+                began.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[50]
+    };
+    let (there, nowhere) = (time(&service, ids[7].into()), time(&service, KeyId([9; 16]).into()));
+    assert!(there < nowhere + std::time::Duration::from_micros(50), "{there:?} {nowhere:?}");
+}
