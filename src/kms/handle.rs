@@ -7,10 +7,11 @@ use super::{
     KmsError, LIST_MAX, PROVIDER,
     direct::{self, Direct},
     key::{ALIASES_MAX, Alias, KEYS_MAX, KeyId, KeyRef, KeyState, VERSIONS_MAX},
-    keys::{Change, Entry, Keys, Version},
+    keys::{Change, ENTRY_ROOM, Entry, Keys, Version, alias_room, version_room},
     message::{Answer, Request, Verb},
     policy::Rights,
     service::{DataKeyPair, KeyUsed, Unwrapped, WrappedDek},
+    store::STATE_MAX,
 };
 use crate::{
     crypto::{
@@ -117,6 +118,13 @@ impl<'a> Handling<'a> {
         if fits(state) { Ok(()) } else { Err(KmsError::State { key: entry.id, state }) }
     }
 
+    /// Whether a state holds so many bytes more, also when all of its keys are destroyed: then it is longest, and a store that has no room for
+    /// that could destroy nothing, nor be opened.
+    fn check_room(&self, more: usize) -> Result<(), LimitExceeded> {
+        // [KMS-37]
+        LimitExceeded::check("state", len64(self.keys.longest()) + len64(more), STATE_MAX)
+    }
+
     /// A CMK as it will be, and what is told of it then.
     fn put(&mut self, entry: Entry) -> Answer {
         let info = self.keys.info(&entry, self.now);
@@ -143,6 +151,7 @@ impl<'a> Handling<'a> {
         }
         // [KMS-37]
         LimitExceeded::check("keys", len64(self.keys.len()) + 1, len64(KEYS_MAX))?;
+        self.check_room(ENTRY_ROOM + version_room(kem) + alias.as_ref().map_or(0, alias_room))?;
         let id = KeyId::generate(self.entropy)?;
         let versions = vec![Version::generate(kem, self.now, self.entropy)?];
         let entry = Entry { id, kem, state: KeyState::Enabled, created_at: self.now, versions };
@@ -192,6 +201,7 @@ impl<'a> Handling<'a> {
     fn rotate(&mut self, key: &KeyRef) -> Result<Answer, KmsError> {
         let entry = self.usable(key)?;
         LimitExceeded::check("versions", len64(entry.versions.len()) + 1, len64(VERSIONS_MAX))?;
+        self.check_room(version_room(entry.kem))?;
         let mut rotated = entry.clone();
         rotated.versions.push(Version::generate(entry.kem, self.now, self.entropy)?);
         Ok(self.put(rotated))
@@ -207,6 +217,7 @@ impl<'a> Handling<'a> {
         let mut info = self.keys.info(entry, self.now);
         if !info.aliases.contains(&alias) {
             LimitExceeded::check("aliases", len64(info.aliases.len()) + 1, len64(ALIASES_MAX))?;
+            self.check_room(alias_room(&alias))?;
             info.aliases.push(alias.clone());
             info.aliases.sort();
             self.changes.push(Change::Alias(alias, Some(entry.id)));

@@ -150,6 +150,13 @@ impl Keys {
         due.map(|entry| (entry.id, Change::Key(entry.in_state(entry.state.at(now))))).collect()
     }
 
+    /// Bytes of what a store keeps once every CMK is destroyed, when it is longest.
+    pub(crate) fn longest(&self) -> usize {
+        let keys = self.by_id.values().map(|entry| ENTRY_ROOM + entry.versions.len() * version_room(entry.kem));
+        let aliases = self.aliases.keys().map(alias_room);
+        STATE_ROOM + keys.sum::<usize>() + aliases.sum::<usize>()
+    }
+
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Key(entry) => {
@@ -238,8 +245,26 @@ impl Keys {
 
 /// The version of the bytes that a store keeps.
 const STATE_VERSION: u8 = 1;
+/// Bytes of a state without keys: its version and two counts.
+const STATE_ROOM: usize = 9;
+/// Bytes of a CMK without its versions.
+pub(crate) const ENTRY_ROOM: usize = 39;
 /// Bytes of a version at the most: a public half of X-Wing.
 const VERSION_ROOM: usize = 1232;
+
+/// Bytes of a version that is destroyed: a public half is no shorter than a secret one.
+pub(crate) fn version_room(kem: Kem) -> usize {
+    let public = match kem {
+        Kem::X25519 => 32,
+        Kem::XWing => 1216,
+    };
+    9 + public
+}
+
+/// Bytes of an alias.
+pub(crate) fn alias_room(alias: &Alias) -> usize {
+    17 + alias.as_str().len()
+}
 
 const SECRET: u8 = 1;
 const PUBLIC: u8 = 0;

@@ -479,3 +479,31 @@ fn a_key_that_is_there_is_denied_as_fast() {
     let (there, nowhere) = (time(&service, ids[7].into()), time(&service, KeyId([9; 16]).into()));
     assert!(there < nowhere + std::time::Duration::from_micros(50), "{there:?} {nowhere:?}");
 }
+
+/// A store that can be written stays one: what is destroyed is longer, and has its room from the beginning.
+#[cfg(feature = "pq")]
+#[test]
+fn there_is_room_for_what_will_be_destroyed() {
+    let mut service = Memory::new();
+    let mut versions = Vec::new();
+    let cmk = std::sync::Arc::new(Cmk::generate_pq().unwrap());
+    versions.resize_with(VERSIONS_MAX, || Version { created_at: 0, recipient: cmk.recipient().clone(), cmk: Some(cmk.clone()) });
+    let state = KeyState::PendingDeletion { at: NOW };
+    let full = |n: u8| Entry { id: KeyId([n; 16]), kem: Kem::XWing, state, created_at: 0, versions: versions.clone() };
+    let mut refused = 0;
+    for n in 0..60 {
+        let mut entry = full(n);
+        entry.state = KeyState::Enabled;
+        entry.versions.pop();
+        service.keys.apply(Change::Key(entry));
+        let rights = Rights::LOCAL;
+        let handled = handle(&service.keys, rights, Request::RotateKey(KeyId([n; 16]).into()), NOW, &mut Entropy::default());
+        refused += u8::from(matches!(handled.answer, Err(KmsError::Full(_))));
+        let kept = if handled.answer.is_ok() { full(n) } else { break };
+        service.keys.apply(Change::Key(kept));
+    }
+    let due: Vec<_> = service.keys.due(NOW).into_iter().map(|(_, change)| change).collect();
+    let len = service.keys.encode_with(&due).len() as u64;
+    assert!(len <= crate::kms::store::STATE_MAX, "{len}");
+    assert_eq!(refused, 1);
+}
