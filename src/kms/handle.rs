@@ -250,8 +250,8 @@ impl<'a> Handling<'a> {
 
     fn decrypt_data_key(&mut self, wrapped: &WrappedDek) -> Result<Answer, KmsError> {
         let (dek, recipient) = match wrapped {
-            WrappedDek::Block(block) => self.unwrap_block(block)?,
-            WrappedDek::External { provider, blob, .. } if provider == PROVIDER => self.unwrap_block(blob)?,
+            WrappedDek::Block(block) => self.unwrap_block(block, |_| true)?,
+            WrappedDek::External { provider, key_ref, blob } if provider == PROVIDER => self.unwrap_external(key_ref, blob)?,
             WrappedDek::External { .. } => return Err(KmsError::Invalid("the external is for another KMS".into())),
             WrappedDek::Slot { .. } => self.unwrap_slot(wrapped)?,
         };
@@ -269,9 +269,20 @@ impl<'a> Handling<'a> {
         mine
     }
 
-    fn unwrap_block(&mut self, raw: &[u8]) -> Result<(Dek, Recipient), KmsError> {
+    /// What an opener's policy has looked at is the key that an external names: no other unwraps it.
+    fn unwrap_external(&mut self, key_ref: &str, blob: &[u8]) -> Result<(Dek, Recipient), KmsError> {
+        let named = key_ref.parse().ok().and_then(|key| self.keys.find(&key)).map(|entry| entry.id);
+        // [KMS-53]
+        self.unwrap_block(blob, |id| named == Some(id))
+    }
+
+    fn unwrap_block(&mut self, raw: &[u8], fits: impl Fn(KeyId) -> bool) -> Result<(Dek, Recipient), KmsError> {
         let block = DekBlock::parse_alone(raw, &Limits::default()).map_err(invalid)?;
-        let candidates = self.mine(self.keys.ring().candidates(&block));
+        let mut candidates = self.mine(self.keys.ring().candidates(&block));
+        candidates.retain(|candidate| {
+            let named = self.keys.named(&candidate.key.recipient().fingerprint());
+            named.is_some_and(|(entry, _)| fits(entry.id))
+        });
         let found = find_among(raw, &block, &candidates, Limits::default().trials, &mut 0);
         let found = found.and_then(|(dek, Found { key, .. })| Ok((dek, key.ok_or(OpenError::NoMatchingKey)?)));
         match found {
@@ -360,7 +371,7 @@ impl<'a> Handling<'a> {
             let secret = self.decrypt(ciphertext, context)?;
             return self.encrypt_under(entry, &secret, context).map(Answer::Ciphertext);
         }
-        let (dek, _) = self.unwrap_block(ciphertext)?;
+        let (dek, _) = self.unwrap_block(ciphertext, |_| true)?;
         let recipient = entry.newest().1.recipient.clone();
         let change = Rewrap::new().replace_all().to(recipient).weaken_proof();
         let block = change.block_with_dek(ciphertext, &dek);

@@ -507,3 +507,19 @@ fn there_is_room_for_what_will_be_destroyed() {
     assert!(len <= crate::kms::store::STATE_MAX, "{len}");
     assert_eq!(refused, 1);
 }
+
+/// Proves KMS-53: what an external says of its key is what it is asked for, so that who goes by that is not led to another.
+#[test]
+fn an_external_is_of_the_key_that_it_names() {
+    let mut service = Memory::new();
+    let (allowed, other) = (service.create("allowed").id, service.create("other").id);
+    let envelope = seal(b"x", &[service.recipient("other")]).unwrap();
+    let external =
+        |key_ref: &str| WrappedDek::External { provider: PROVIDER.into(), key_ref: key_ref.into(), blob: block_of(&envelope) };
+    for names_it in [other.to_string(), "other".into()] {
+        assert_eq!(service.unwrap(external(&names_it)).unwrap().key.id, other.to_string());
+    }
+    for names_another in [allowed.to_string(), "allowed".into(), "nowhere".into(), "No Name".into(), String::new()] {
+        assert!(matches!(service.unwrap(external(&names_another)), Err(KmsError::CannotDecrypt)), "{names_another}");
+    }
+}
