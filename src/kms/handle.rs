@@ -288,7 +288,8 @@ impl<'a> Handling<'a> {
         match found {
             Ok((dek, name)) => {
                 let recipient = self.opened_by(&name).ok_or(KmsError::CannotDecrypt)?;
-                Ok((dek, recipient))
+                // [PRF-6] The CMK is everybody's whom the policy lets use it.
+                Ok((Dek { mine_alone: false, ..dek }, recipient))
             }
             Err(OpenError::Parse(error)) => Err(invalid(error)),
             Err(_) => {

@@ -523,3 +523,12 @@ fn an_external_is_of_the_key_that_it_names() {
         assert!(matches!(service.unwrap(external(&names_another)), Err(KmsError::CannotDecrypt)), "{names_another}");
     }
 }
+
+/// A CMK of a service is asked for by whoever the policy lets: what comes out of it is nobody's alone.
+#[test]
+fn an_unwrapped_dek_is_not_mine_alone() {
+    let mut service = Memory::new();
+    service.create("a");
+    let block = block_of(&seal(b"x", &[service.recipient("a")]).unwrap());
+    assert!(!service.unwrap(WrappedDek::Block(block)).unwrap().dek.mine_alone);
+}
