@@ -296,3 +296,20 @@ impl<S: Answers> KeyService for S {
         ask!(self, request, Answer::Ciphertext(bytes) => bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A time that a server has chosen is shown as fast as any.
+    #[test]
+    fn far_times_are_shown_at_once() {
+        // 400 years have 146,097 days, by the rules of the calendar: 303 of 365 days, and 97 of 366.
+        let cycles = 1_000_000_000;
+        let far = cycles * 146_097 * 86_400 + 951_782_400;
+        let (shown, shows) = std::sync::mpsc::channel();
+        std::thread::spawn(move || shown.send([far, u64::MAX].map(crate::platform::utc)));
+        let [far, _] = shows.recv_timeout(std::time::Duration::from_secs(5)).expect("in five seconds");
+        assert_eq!(far, format!("{}-02-29T00:00:00Z", 2000 + 400 * cycles));
+    }
+}
