@@ -198,6 +198,16 @@ impl LocalService {
         handled.answer
     }
 
+    /// What cannot be read has its line, too. [KMS-49]
+    fn refuse(&self, caller: &VerifyingKey, request: &[u8], error: &ParseError) -> Result<Answer, KmsError> {
+        let (at, policy) = (self.clock.unix_seconds(), self.policy());
+        let action = Verb::of(request).map_or("unknown", Verb::name);
+        let error = KmsError::Invalid(error.to_string());
+        let [caller, action, result] = [policy.rights(caller, at).name, action, error.reason()].map(String::from);
+        read(&self.kept).log(&Record { at, caller, action, key: None, result }).map_err(failed)?;
+        Err(error)
+    }
+
     fn change(
         &self,
         rights: Rights<'_>,
@@ -208,7 +218,9 @@ impl LocalService {
         // Held from the look to the change: nobody else changes anything in between.
         let mut kept = write(&self.kept);
         if let Kept::Replica(_) = &*kept {
-            return Err(KmsError::ReadOnly);
+            let handled = Handled { answer: Err(KmsError::ReadOnly), changes: Vec::new(), about: None };
+            kept.log(&record(&handled)).map_err(failed)?;
+            return handled.answer;
         }
         let (handled, state) = {
             let keys = read(&self.keys);
@@ -304,12 +316,50 @@ impl Serve for LocalService {
     fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
         let answer = match Request::decode(&request) {
             Ok(request) => self.ask(Caller::Sender(caller), request),
-            Err(error) => Err(KmsError::Invalid(error.to_string())),
+            Err(error) => self.refuse(caller, &request, &error),
         };
         wiped(Answer::encode(&answer))
     }
 
     fn may_block(&self, request: &[u8]) -> bool {
         Verb::of(request).is_some_and(Verb::is_change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{keys::SenderKey, kms::store::records, wire::Kem};
+
+    fn policy(key: &VerifyingKey, rest: &str) -> AccessPolicy {
+        let text = format!("[[caller]]\nname = \"a\"\nkey = \"{key}\"\nallow = [{{ verbs = [\"*\"], keys = [\"*\"] }}]\n{rest}");
+        AccessPolicy::from_toml(&text).unwrap()
+    }
+
+    fn last_line(folder: &Path) -> Record {
+        records(folder).unwrap().last().unwrap().unwrap().record
+    }
+
+    /// Proves KMS-49: also what is malformed, and what a replica does not do, has its line before its answer.
+    #[test]
+    fn whatever_is_asked_has_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let [store, log] = ["kms", "log"].map(|name| folder.path().join(name));
+        let (root, _) = RootKey::generate("").unwrap();
+        let caller = *SenderKey::generate().unwrap().verifying_key();
+        let service = LocalService::create(&store, &root).unwrap();
+        service.set_policy(policy(&caller, ""));
+        let malformed = Bytes::from_static(&[3, 0, 1]);
+        assert_eq!(service.serve(&caller, malformed.clone())[0], 0x84);
+        let Record { caller: name, action, result, .. } = last_line(&store);
+        assert_eq!((&name[..], &action[..], &result[..]), ("a", "describe-key", "invalid"));
+        assert_eq!(service.serve(&caller, Bytes::from_static(&[99]))[0], 0x84);
+        assert_eq!(last_line(&store).action, "unknown");
+        let replica = LocalService::open_replica(&store, &root, Some(&log)).unwrap();
+        replica.set_policy(policy(&caller, ""));
+        let create = Request::CreateKey { kem: Kem::X25519, alias: None }.encode().unwrap();
+        assert_eq!(*replica.serve(&caller, wiped(create)), [0x87]);
+        let Record { caller: name, action, result, .. } = last_line(&log);
+        assert_eq!((&name[..], &action[..], &result[..]), ("a", "create-key", "read-only"));
     }
 }
