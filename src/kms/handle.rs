@@ -70,7 +70,7 @@ impl<'a> Handling<'a> {
     fn answer(&mut self, request: Request) -> Result<Answer, KmsError> {
         match request {
             Request::CreateKey { kem, alias } => self.create(kem, alias),
-            Request::ListKeys { after } => Ok(self.list(after)),
+            Request::ListKeys { after } => self.list(after),
             Request::DescribeKey(key) => self.describe(&key),
             Request::EnableKey(key) => self.change_state(&key, KeyState::Enabled),
             Request::DisableKey(key) | Request::CancelKeyDeletion(key) => self.change_state(&key, KeyState::Disabled),
@@ -164,9 +164,13 @@ impl<'a> Handling<'a> {
         Ok(answer)
     }
 
-    fn list(&self, after: Option<KeyId>) -> Answer {
+    fn list(&self, after: Option<KeyId>) -> Result<Answer, KmsError> {
+        // [KMS-40]
+        if !self.rights.has(self.verb) {
+            return Err(KmsError::Denied);
+        }
         let seen = self.keys.after(after).filter(|entry| self.may(self.verb, entry.id));
-        Answer::Keys(seen.take(LIST_MAX).map(|entry| self.keys.info(entry, self.now)).collect())
+        Ok(Answer::Keys(seen.take(LIST_MAX).map(|entry| self.keys.info(entry, self.now)).collect()))
     }
 
     fn describe(&mut self, key: &KeyRef) -> Result<Answer, KmsError> {

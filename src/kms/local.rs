@@ -310,7 +310,8 @@ impl Answers for LocalService {
 /// For the callers that its policy names.
 impl Serve for LocalService {
     fn knows(&self, caller: &VerifyingKey) -> bool {
-        self.policy().knows(caller)
+        // [KMS-40] Who was one takes no place from those who are.
+        self.policy().admits(caller, self.clock.unix_seconds())
     }
 
     fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
@@ -361,5 +362,18 @@ mod tests {
         assert_eq!(*replica.serve(&caller, wiped(create)), [0x87]);
         let Record { caller: name, action, result, .. } = last_line(&log);
         assert_eq!((&name[..], &action[..], &result[..]), ("a", "create-key", "read-only"));
+    }
+
+    /// Proves KMS-4 and KMS-40: who was a caller has no place among them, and is denied a list, too.
+    #[test]
+    fn who_was_a_caller_is_a_stranger() {
+        let service = LocalService::in_memory();
+        let caller = *SenderKey::generate().unwrap().verifying_key();
+        for (rest, knows) in [("", true), ("revoked = true", false), ("expires = 2001-01-01T00:00:00Z", false)] {
+            service.set_policy(policy(&caller, rest));
+            assert_eq!(service.knows(&caller), knows, "{rest}");
+            let listed = service.ask(Caller::Sender(&caller), Request::ListKeys { after: None });
+            assert_eq!(listed.is_ok(), knows, "{rest}");
+        }
     }
 }

@@ -177,6 +177,12 @@ impl AccessPolicy {
         self.callers.contains_key(key)
     }
 
+    /// The same, of a caller whose time has not come.
+    #[must_use]
+    pub(crate) fn admits(&self, key: &VerifyingKey, now: u64) -> bool {
+        self.callers.get(key).is_some_and(|caller| !caller.has_ended(now))
+    }
+
     /// How many callers there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -276,6 +282,11 @@ impl Rights<'static> {
 }
 
 impl Rights<'_> {
+    /// Whether there is anything on which a verb is allowed.
+    pub(crate) fn has(&self, verb: Verb) -> bool {
+        self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.has(verb)))
+    }
+
     /// Whether a verb is allowed on whatever there is.
     pub(crate) fn on_any(&self, verb: Verb) -> bool {
         self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.allows_any(verb)))
