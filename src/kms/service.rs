@@ -360,4 +360,35 @@ mod tests {
             assert_eq!(listed.is_ok(), goes_on, "{keys:?} after {after:?}: {:?}", listed.err());
         }
     }
+
+    /// A verb is asked for again only where the second answer is that of the first.
+    #[tokio::test]
+    async fn what_is_idempotent_is_answered_twice() {
+        use crate::kms::Verb;
+        let service = crate::kms::LocalService::in_memory();
+        let ask = |request: Request| service.answer(request);
+        let Ok(Answer::Key(key)) = ask(Request::CreateKey { kem: Kem::X25519, alias: None }).await else { panic!("created") };
+        let (key, alias): (KeyRef, Alias) = (key.id.into(), "a".parse().unwrap());
+        let requests = [
+            Request::SetAlias { alias: alias.clone(), key: key.clone() },
+            Request::DisableKey(key.clone()),
+            Request::EnableKey(key.clone()),
+            Request::ScheduleKeyDeletion { key: key.clone(), days: 7 },
+            Request::CancelKeyDeletion(key.clone()),
+            Request::DeleteAlias(alias),
+            Request::RotateKey(key.clone()),
+            Request::DescribeKey(key),
+        ];
+        for request in requests {
+            let verb = request.verb();
+            let (first, second) = (ask(request.clone()).await, ask(request).await);
+            let is_same = |one: &Answer, two: &Answer| match (one, two) {
+                (Answer::Key(one), Answer::Key(two)) => one == two,
+                _ => true,
+            };
+            let same = matches!((&first, &second), (Ok(one), Ok(two)) if is_same(one, two));
+            assert!(same || !verb.is_idempotent(), "{}", verb.name());
+        }
+        assert!(!Verb::CreateKey.is_idempotent());
+    }
 }
