@@ -198,6 +198,10 @@ impl<'a> Handling<'a> {
             )));
         }
         self.check_state(entry, |state| matches!(state, KeyState::Enabled | KeyState::Disabled))?;
+        // A clock that has lost the time would have it destroyed the moment that it is set right.
+        if self.now < entry.newest().1.created_at {
+            return Err(KmsError::Invalid("the clock of the service is behind the making of the key: set it first".into()));
+        }
         let at = self.now.saturating_add(u64::from(days) * DAY);
         Ok(self.put(entry.in_state(KeyState::PendingDeletion { at })))
     }

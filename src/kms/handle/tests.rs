@@ -532,3 +532,17 @@ fn an_unwrapped_dek_is_not_mine_alone() {
     let block = block_of(&seal(b"x", &[service.recipient("a")]).unwrap());
     assert!(!service.unwrap(WrappedDek::Block(block)).unwrap().dek.mine_alone);
 }
+
+/// Proves KMS-44 under a clock that begins in 1970: what it schedules would be due when it is set right.
+#[test]
+fn a_clock_that_is_behind_schedules_nothing() {
+    let mut service = Memory::new();
+    service.create("a");
+    let schedule = || Request::ScheduleKeyDeletion { key: name("a"), days: 7 };
+    service.now = 60;
+    let early = service.info(schedule());
+    service.now = NOW;
+    assert_eq!(service.info(Request::DescribeKey(name("a"))).unwrap().state, KeyState::Enabled);
+    assert!(matches!(early, Err(KmsError::Invalid(_))));
+    assert_eq!(service.info(schedule()).unwrap().state, KeyState::PendingDeletion { at: NOW + 7 * DAY });
+}
