@@ -14,7 +14,7 @@ use super::{
     key::KeyId,
     keys::Keys,
     message::{Answer, Request, Verb},
-    policy::{AccessPolicy, Rights},
+    policy::{AccessPolicy, Rights, SCHEDULE},
     server::{Serve, wiped},
     service::{Answers, Reply},
     store::{Record, Repaired, Replica, RootKey, Store, StoreError},
@@ -288,7 +288,7 @@ impl LocalService {
 
 fn destroyed(id: KeyId, now: u64) -> Record {
     let key = Some(id.to_string());
-    Record { at: now, caller: "schedule".into(), action: "destroy-key".into(), key, result: "ok".into() }
+    Record { at: now, caller: SCHEDULE.into(), action: "destroy-key".into(), key, result: "ok".into() }
 }
 
 // Every change of what is behind a lock is one assignment, or goes through all of its steps: a panic elsewhere leaves it whole.

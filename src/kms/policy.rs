@@ -14,6 +14,11 @@ use crate::{keys::VerifyingKey, platform::utc};
 pub const POLICY_MAX: usize = 4 << 20;
 /// Bytes of a caller's name.
 const NAME_MAX: usize = 64;
+/// What the audit log calls the owner of a store, its own work, and who is no caller.
+const TAKEN: [&str; 3] = [OWNER, SCHEDULE, UNKNOWN];
+const OWNER: &str = "local";
+pub(super) const SCHEDULE: &str = "schedule";
+const UNKNOWN: &str = "unknown";
 
 /// A text that is no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,9 +30,12 @@ pub enum AccessError {
     /// Longer than [`POLICY_MAX`].
     #[error("the policy is longer than {POLICY_MAX} bytes")]
     TooLong,
-    /// The name of a caller is empty, too long, or has characters of control.
-    #[error("a caller's name is 1 to {NAME_MAX} printable characters, unlike {0:?}")]
+    /// The name of a caller is empty, too long, or has characters that are not seen, or quotes.
+    #[error("a caller's name is 1 to {NAME_MAX} bytes of printable characters without quotes, unlike {0:?}")]
     Name(String),
+    /// The audit log calls somebody else so.
+    #[error("no caller is called {0:?}: the audit log means another by that")]
+    NameTaken(String),
     /// Two callers have one name.
     #[error("two callers are called {0:?}")]
     NameTwice(String),
@@ -149,8 +157,12 @@ impl AccessPolicy {
 
     fn add(&mut self, said: CallerToml) -> Result<(), AccessError> {
         let name = said.name;
-        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
+        // As the audit log shows it, with nothing in it that is not seen.
+        if name.is_empty() || name.len() > NAME_MAX || crate::wire::inspect::escape(name.as_bytes()) != name {
             return Err(AccessError::Name(name));
+        }
+        if TAKEN.contains(&name.as_str()) {
+            return Err(AccessError::NameTaken(name));
         }
         if self.callers.values().any(|caller| caller.name == name) {
             return Err(AccessError::NameTwice(name));
@@ -210,7 +222,7 @@ impl AccessPolicy {
             Some(caller) => {
                 Rights { name: &caller.name, rules: if caller.has_ended(now) { Some(&[]) } else { Some(&caller.rules) } }
             }
-            None => Rights { name: "unknown", rules: Some(&[]) },
+            None => Rights { name: UNKNOWN, rules: Some(&[]) },
         }
     }
 }
@@ -278,7 +290,7 @@ pub(crate) struct Rights<'a> {
 
 impl Rights<'static> {
     /// Everything, for who has opened the store.
-    pub(crate) const LOCAL: Self = Self { name: "local", rules: None };
+    pub(crate) const LOCAL: Self = Self { name: OWNER, rules: None };
 }
 
 impl Rights<'_> {
@@ -387,6 +399,11 @@ mod tests {
             format!("{good}{good}"),
             good.replace("sws1", "swr1"),
             good.replace("name = \"a\"", "name = \"\""),
+            good.replace("\"a\"", "\"local\""),
+            good.replace("\"a\"", "\"schedule\""),
+            good.replace("\"a\"", "\"unknown\""),
+            good.replace("\"a\"", "\"a\\u202e\""),
+            good.replace("\"a\"", "\"a\\U000e0041\""),
         ] {
             assert!(AccessPolicy::from_toml(&bad).is_err(), "{bad}");
         }
