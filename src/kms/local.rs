@@ -261,7 +261,9 @@ impl LocalService {
             return Ok(());
         }
         let mut kept = write(&self.kept);
-        let Kept::Store(store) = &mut *kept else { return Ok(()) };
+        if let Kept::Replica(_) = &*kept {
+            return Ok(());
+        }
         // A state for each, so that each has its line in the log.
         loop {
             let (change, id, state) = {
@@ -272,7 +274,9 @@ impl LocalService {
                 let [change] = changes;
                 (change, id, state)
             };
-            store.replace(&state, &destroyed(id, now))?;
+            if let Kept::Store(store) = &mut *kept {
+                store.replace(&state, &destroyed(id, now))?;
+            }
             write(&self.keys).apply(change);
         }
     }
@@ -330,7 +334,11 @@ impl Serve for LocalService {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{keys::SenderKey, kms::store::records, wire::Kem};
+    use crate::{
+        keys::SenderKey,
+        kms::{KeyService, KeyState, store::records},
+        wire::Kem,
+    };
 
     fn policy(key: &VerifyingKey, rest: &str) -> AccessPolicy {
         let text = format!("[[caller]]\nname = \"a\"\nkey = \"{key}\"\nallow = [{{ verbs = [\"*\"], keys = [\"*\"] }}]\n{rest}");
@@ -375,5 +383,17 @@ mod tests {
             let listed = service.ask(Caller::Sender(&caller), Request::ListKeys { after: None });
             assert_eq!(listed.is_ok(), knows, "{rest}");
         }
+    }
+
+    /// Proves KMS-44 where nothing is kept: the secret halves are gone there, too.
+    #[tokio::test]
+    async fn what_is_due_is_destroyed_in_memory() {
+        let service = LocalService::in_memory();
+        let id = service.create_key(Kem::X25519, None).await.unwrap().id;
+        let due = read(&service.keys).find(&id.into()).unwrap().in_state(KeyState::PendingDeletion { at: 1 });
+        write(&service.keys).apply(super::super::keys::Change::Key(due));
+        service.tend().unwrap();
+        let keys = read(&service.keys);
+        assert!(keys.find(&id.into()).unwrap().newest().1.cmk.is_none());
     }
 }
