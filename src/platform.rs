@@ -135,11 +135,17 @@ pub(crate) fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
+/// Days of 400 years.
+#[cfg(any(feature = "cli", feature = "kms"))]
+const CYCLE: u64 = 146_097;
+
 /// The date of a day since 1970-01-01, in the Gregorian calendar.
 #[cfg(any(feature = "cli", feature = "kms"))]
 fn civil(mut days: u64) -> (u64, u64, u64) {
     let leap = |year: u64| u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)));
-    let mut year = 1970;
+    // The calendar comes again after 400 years, so that a far day costs no more than a near one.
+    let mut year = 1970 + days / CYCLE * 400;
+    days %= CYCLE;
     while days >= 365 + leap(year) {
         days -= 365 + leap(year);
         year += 1;

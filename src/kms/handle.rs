@@ -7,10 +7,11 @@ use super::{
     KmsError, LIST_MAX, PROVIDER,
     direct::{self, Direct},
     key::{ALIASES_MAX, Alias, KEYS_MAX, KeyId, KeyRef, KeyState, VERSIONS_MAX},
-    keys::{Change, Entry, Keys, Version},
+    keys::{Change, ENTRY_ROOM, Entry, Keys, Version, alias_room, version_room},
     message::{Answer, Request, Verb},
     policy::Rights,
     service::{DataKeyPair, KeyUsed, Unwrapped, WrappedDek},
+    store::STATE_MAX,
 };
 use crate::{
     crypto::{
@@ -69,7 +70,7 @@ impl<'a> Handling<'a> {
     fn answer(&mut self, request: Request) -> Result<Answer, KmsError> {
         match request {
             Request::CreateKey { kem, alias } => self.create(kem, alias),
-            Request::ListKeys { after } => Ok(self.list(after)),
+            Request::ListKeys { after } => self.list(after),
             Request::DescribeKey(key) => self.describe(&key),
             Request::EnableKey(key) => self.change_state(&key, KeyState::Enabled),
             Request::DisableKey(key) | Request::CancelKeyDeletion(key) => self.change_state(&key, KeyState::Disabled),
@@ -117,6 +118,13 @@ impl<'a> Handling<'a> {
         if fits(state) { Ok(()) } else { Err(KmsError::State { key: entry.id, state }) }
     }
 
+    /// Whether a state holds so many bytes more, also when all of its keys are destroyed: then it is longest, and a store that has no room for
+    /// that could destroy nothing, nor be opened.
+    fn check_room(&self, more: usize) -> Result<(), LimitExceeded> {
+        // [KMS-37]
+        LimitExceeded::check("state", len64(self.keys.longest()) + len64(more), STATE_MAX)
+    }
+
     /// A CMK as it will be, and what is told of it then.
     fn put(&mut self, entry: Entry) -> Answer {
         let info = self.keys.info(&entry, self.now);
@@ -143,6 +151,7 @@ impl<'a> Handling<'a> {
         }
         // [KMS-37]
         LimitExceeded::check("keys", len64(self.keys.len()) + 1, len64(KEYS_MAX))?;
+        self.check_room(ENTRY_ROOM + version_room(kem) + alias.as_ref().map_or(0, alias_room))?;
         let id = KeyId::generate(self.entropy)?;
         let versions = vec![Version::generate(kem, self.now, self.entropy)?];
         let entry = Entry { id, kem, state: KeyState::Enabled, created_at: self.now, versions };
@@ -155,9 +164,13 @@ impl<'a> Handling<'a> {
         Ok(answer)
     }
 
-    fn list(&self, after: Option<KeyId>) -> Answer {
+    fn list(&self, after: Option<KeyId>) -> Result<Answer, KmsError> {
+        // [KMS-40]
+        if !self.rights.has(self.verb) {
+            return Err(KmsError::Denied);
+        }
         let seen = self.keys.after(after).filter(|entry| self.may(self.verb, entry.id));
-        Answer::Keys(seen.take(LIST_MAX).map(|entry| self.keys.info(entry, self.now)).collect())
+        Ok(Answer::Keys(seen.take(LIST_MAX).map(|entry| self.keys.info(entry, self.now)).collect()))
     }
 
     fn describe(&mut self, key: &KeyRef) -> Result<Answer, KmsError> {
@@ -185,6 +198,10 @@ impl<'a> Handling<'a> {
             )));
         }
         self.check_state(entry, |state| matches!(state, KeyState::Enabled | KeyState::Disabled))?;
+        // A clock that has lost the time would have it destroyed the moment that it is set right.
+        if self.now < entry.newest().1.created_at {
+            return Err(KmsError::Invalid("the clock of the service is behind the making of the key: set it first".into()));
+        }
         let at = self.now.saturating_add(u64::from(days) * DAY);
         Ok(self.put(entry.in_state(KeyState::PendingDeletion { at })))
     }
@@ -192,6 +209,7 @@ impl<'a> Handling<'a> {
     fn rotate(&mut self, key: &KeyRef) -> Result<Answer, KmsError> {
         let entry = self.usable(key)?;
         LimitExceeded::check("versions", len64(entry.versions.len()) + 1, len64(VERSIONS_MAX))?;
+        self.check_room(version_room(entry.kem))?;
         let mut rotated = entry.clone();
         rotated.versions.push(Version::generate(entry.kem, self.now, self.entropy)?);
         Ok(self.put(rotated))
@@ -207,6 +225,7 @@ impl<'a> Handling<'a> {
         let mut info = self.keys.info(entry, self.now);
         if !info.aliases.contains(&alias) {
             LimitExceeded::check("aliases", len64(info.aliases.len()) + 1, len64(ALIASES_MAX))?;
+            self.check_room(alias_room(&alias))?;
             info.aliases.push(alias.clone());
             info.aliases.sort();
             self.changes.push(Change::Alias(alias, Some(entry.id)));
@@ -239,8 +258,8 @@ impl<'a> Handling<'a> {
 
     fn decrypt_data_key(&mut self, wrapped: &WrappedDek) -> Result<Answer, KmsError> {
         let (dek, recipient) = match wrapped {
-            WrappedDek::Block(block) => self.unwrap_block(block)?,
-            WrappedDek::External { provider, blob, .. } if provider == PROVIDER => self.unwrap_block(blob)?,
+            WrappedDek::Block(block) => self.unwrap_block(block, |_| true)?,
+            WrappedDek::External { provider, key_ref, blob } if provider == PROVIDER => self.unwrap_external(key_ref, blob)?,
             WrappedDek::External { .. } => return Err(KmsError::Invalid("the external is for another KMS".into())),
             WrappedDek::Slot { .. } => self.unwrap_slot(wrapped)?,
         };
@@ -258,15 +277,27 @@ impl<'a> Handling<'a> {
         mine
     }
 
-    fn unwrap_block(&mut self, raw: &[u8]) -> Result<(Dek, Recipient), KmsError> {
+    /// What an opener's policy has looked at is the key that an external names: no other unwraps it.
+    fn unwrap_external(&mut self, key_ref: &str, blob: &[u8]) -> Result<(Dek, Recipient), KmsError> {
+        let named = key_ref.parse().ok().and_then(|key| self.keys.find(&key)).map(|entry| entry.id);
+        // [KMS-53]
+        self.unwrap_block(blob, |id| named == Some(id))
+    }
+
+    fn unwrap_block(&mut self, raw: &[u8], fits: impl Fn(KeyId) -> bool) -> Result<(Dek, Recipient), KmsError> {
         let block = DekBlock::parse_alone(raw, &Limits::default()).map_err(invalid)?;
-        let candidates = self.mine(self.keys.ring().candidates(&block));
+        let mut candidates = self.mine(self.keys.ring().candidates(&block));
+        candidates.retain(|candidate| {
+            let named = self.keys.named(&candidate.key.recipient().fingerprint());
+            named.is_some_and(|(entry, _)| fits(entry.id))
+        });
         let found = find_among(raw, &block, &candidates, Limits::default().trials, &mut 0);
         let found = found.and_then(|(dek, Found { key, .. })| Ok((dek, key.ok_or(OpenError::NoMatchingKey)?)));
         match found {
             Ok((dek, name)) => {
                 let recipient = self.opened_by(&name).ok_or(KmsError::CannotDecrypt)?;
-                Ok((dek, recipient))
+                // [PRF-6] The CMK is everybody's whom the policy lets use it.
+                Ok((Dek { mine_alone: false, ..dek }, recipient))
             }
             Err(OpenError::Parse(error)) => Err(invalid(error)),
             Err(_) => {
@@ -349,7 +380,7 @@ impl<'a> Handling<'a> {
             let secret = self.decrypt(ciphertext, context)?;
             return self.encrypt_under(entry, &secret, context).map(Answer::Ciphertext);
         }
-        let (dek, _) = self.unwrap_block(ciphertext)?;
+        let (dek, _) = self.unwrap_block(ciphertext, |_| true)?;
         let recipient = entry.newest().1.recipient.clone();
         let change = Rewrap::new().replace_all().to(recipient).weaken_proof();
         let block = change.block_with_dek(ciphertext, &dek);

@@ -1,7 +1,7 @@
 //! The CMKs of a service in memory, how they change, and the bytes that a store keeps of them (spec/kms.md 8).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -86,6 +86,8 @@ pub(crate) enum Change {
 pub(crate) struct Keys {
     by_id: BTreeMap<KeyId, Entry>,
     aliases: BTreeMap<Alias, KeyId>,
+    /// The same the other way: a look at one CMK does not go through the aliases of all.
+    names: HashMap<KeyId, BTreeSet<Alias>>,
     /// Which version a public half is of.
     by_name: HashMap<Fingerprint, (KeyId, u32)>,
     /// The versions that may be used, to be found by the hints of a block.
@@ -105,7 +107,7 @@ impl Keys {
     }
 
     pub(crate) fn aliases_of(&self, id: KeyId) -> impl Iterator<Item = &Alias> {
-        self.aliases.iter().filter(move |(_, named)| **named == id).map(|(alias, _)| alias)
+        self.names.get(&id).into_iter().flatten()
     }
 
     /// All of them after one, in the order of their ids.
@@ -148,6 +150,13 @@ impl Keys {
         due.map(|entry| (entry.id, Change::Key(entry.in_state(entry.state.at(now))))).collect()
     }
 
+    /// Bytes of what a store keeps once every CMK is destroyed, when it is longest.
+    pub(crate) fn longest(&self) -> usize {
+        let keys = self.by_id.values().map(|entry| ENTRY_ROOM + entry.versions.len() * version_room(entry.kem));
+        let aliases = self.aliases.keys().map(alias_room);
+        STATE_ROOM + keys.sum::<usize>() + aliases.sum::<usize>()
+    }
+
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Key(entry) => {
@@ -161,8 +170,20 @@ impl Keys {
                 }
                 self.by_id.insert(entry.id, entry);
             }
-            Change::Alias(alias, Some(id)) => drop(self.aliases.insert(alias, id)),
-            Change::Alias(alias, None) => drop(self.aliases.remove(&alias)),
+            Change::Alias(alias, to) => self.name(alias, to),
+        }
+    }
+
+    fn name(&mut self, alias: Alias, to: Option<KeyId>) {
+        let before = match to {
+            Some(id) => self.aliases.insert(alias.clone(), id),
+            None => self.aliases.remove(&alias),
+        };
+        if let Some(names) = before.and_then(|id| self.names.get_mut(&id)) {
+            names.remove(&alias);
+        }
+        if let Some(id) = to {
+            self.names.entry(id).or_default().insert(alias);
         }
     }
 
@@ -224,8 +245,26 @@ impl Keys {
 
 /// The version of the bytes that a store keeps.
 const STATE_VERSION: u8 = 1;
+/// Bytes of a state without keys: its version and two counts.
+const STATE_ROOM: usize = 9;
+/// Bytes of a CMK without its versions.
+pub(crate) const ENTRY_ROOM: usize = 39;
 /// Bytes of a version at the most: a public half of X-Wing.
 const VERSION_ROOM: usize = 1232;
+
+/// Bytes of a version that is destroyed: a public half is no shorter than a secret one.
+pub(crate) fn version_room(kem: Kem) -> usize {
+    let public = match kem {
+        Kem::X25519 => 32,
+        Kem::XWing => 1216,
+    };
+    9 + public
+}
+
+/// Bytes of an alias.
+pub(crate) fn alias_room(alias: &Alias) -> usize {
+    17 + alias.as_str().len()
+}
 
 const SECRET: u8 = 1;
 const PUBLIC: u8 = 0;

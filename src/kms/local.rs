@@ -15,7 +15,7 @@ use super::{
     key::KeyId,
     keys::Keys,
     message::{Answer, Request, Verb},
-    policy::{AccessPolicy, Rights},
+    policy::{AccessPolicy, Rights, SCHEDULE},
     server::{Serve, wiped},
     service::{Answers, Reply},
     store::{Record, Repaired, Replica, RootKey, Store, StoreError},
@@ -260,6 +260,16 @@ impl LocalService {
         handled.answer
     }
 
+    /// What cannot be read has its line, too. [KMS-49]
+    fn refuse(&self, caller: &VerifyingKey, request: &[u8], error: &ParseError) -> Result<Answer, KmsError> {
+        let (at, policy) = (self.clock.unix_seconds(), self.policy());
+        let action = Verb::of(request).map_or("unknown", Verb::name);
+        let error = KmsError::Invalid(error.to_string());
+        let [caller, action, result] = [policy.rights(caller, at).name, action, error.reason()].map(String::from);
+        read(&self.kept).log(&Record { at, caller, action, key: None, result }).map_err(failed)?;
+        Err(error)
+    }
+
     fn change(
         &self,
         rights: Rights<'_>,
@@ -313,7 +323,9 @@ impl LocalService {
             return Ok(());
         }
         let mut kept = write(&self.kept);
-        let Kept::Store(store) = &mut *kept else { return Ok(()) };
+        if let Kept::Replica(_) = &*kept {
+            return Ok(());
+        }
         // A state for each, so that each has its line in the log.
         loop {
             let (change, id, state) = {
@@ -324,7 +336,9 @@ impl LocalService {
                 let [change] = changes;
                 (change, id, state)
             };
-            store.replace(&state, &destroyed(id, now))?;
+            if let Kept::Store(store) = &mut *kept {
+                store.replace(&state, &destroyed(id, now))?;
+            }
             write(&self.keys).apply(change);
         }
     }
@@ -345,7 +359,7 @@ fn result(answer: &Result<Answer, KmsError>) -> &'static str {
 
 fn destroyed(id: KeyId, now: u64) -> Record {
     let key = Some(id.to_string());
-    Record { at: now, caller: "schedule".into(), action: "destroy-key".into(), key, result: "ok".into() }
+    Record { at: now, caller: SCHEDULE.into(), action: "destroy-key".into(), key, result: "ok".into() }
 }
 
 // Every change of what is behind a lock is one assignment, or goes through all of its steps: a panic elsewhere leaves it whole.
@@ -367,13 +381,14 @@ impl Answers for LocalService {
 /// For the callers that its policy names.
 impl Serve for LocalService {
     fn knows(&self, caller: &VerifyingKey) -> bool {
-        self.policy().knows(caller)
+        // [KMS-40] Who was one takes no place from those who are.
+        self.policy().admits(caller, self.clock.unix_seconds())
     }
 
     fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
         let answer = match Request::decode(&request) {
             Ok(request) => self.ask(Caller::Sender(caller), request),
-            Err(error) => Err(KmsError::Invalid(error.to_string())),
+            Err(error) => self.refuse(caller, &request, &error),
         };
         wiped(Answer::encode(&answer))
     }
@@ -388,7 +403,7 @@ mod tests {
     use super::*;
     use crate::{
         keys::SenderKey,
-        kms::{KeyRef, store::records},
+        kms::{KeyRef, KeyService, KeyState, store::records},
         wire::Kem,
     };
 
@@ -460,5 +475,62 @@ mod tests {
         drop(replica);
         let results: Vec<_> = records(&log).unwrap().map(|entry| entry.unwrap().record.result).collect();
         assert!(results.ends_with(&["denied".into(), "read-only".into()]), "{results:?}");
+    }
+
+    fn policy(key: &VerifyingKey, rest: &str) -> AccessPolicy {
+        let text = format!("[[caller]]\nname = \"a\"\nkey = \"{key}\"\nallow = [{{ verbs = [\"*\"], keys = [\"*\"] }}]\n{rest}");
+        AccessPolicy::from_toml(&text).unwrap()
+    }
+
+    fn last_line(folder: &Path) -> Record {
+        records(folder).unwrap().last().unwrap().unwrap().record
+    }
+
+    /// Proves KMS-49: also what is malformed, and what a replica does not do, has its line before its answer.
+    #[test]
+    fn whatever_is_asked_has_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let [store, log] = ["kms", "log"].map(|name| folder.path().join(name));
+        let (root, _) = RootKey::generate("").unwrap();
+        let caller = *SenderKey::generate().unwrap().verifying_key();
+        let service = LocalService::create(&store, &root).unwrap();
+        service.set_policy(policy(&caller, ""));
+        let malformed = Bytes::from_static(&[3, 0, 1]);
+        assert_eq!(service.serve(&caller, malformed.clone())[0], 0x84);
+        let Record { caller: name, action, result, .. } = last_line(&store);
+        assert_eq!((&name[..], &action[..], &result[..]), ("a", "describe-key", "invalid"));
+        assert_eq!(service.serve(&caller, Bytes::from_static(&[99]))[0], 0x84);
+        assert_eq!(last_line(&store).action, "unknown");
+        let replica = LocalService::open_replica(&store, &root, Some(&log)).unwrap();
+        replica.set_policy(policy(&caller, ""));
+        let create = Request::CreateKey { kem: Kem::X25519, alias: None }.encode().unwrap();
+        assert_eq!(*replica.serve(&caller, wiped(create)), [0x87]);
+        let Record { caller: name, action, result, .. } = last_line(&log);
+        assert_eq!((&name[..], &action[..], &result[..]), ("a", "create-key", "read-only"));
+    }
+
+    /// Proves KMS-4 and KMS-40: who was a caller has no place among them, and is denied a list, too.
+    #[test]
+    fn who_was_a_caller_is_a_stranger() {
+        let service = LocalService::in_memory();
+        let caller = *SenderKey::generate().unwrap().verifying_key();
+        for (rest, knows) in [("", true), ("revoked = true", false), ("expires = 2001-01-01T00:00:00Z", false)] {
+            service.set_policy(policy(&caller, rest));
+            assert_eq!(service.knows(&caller), knows, "{rest}");
+            let listed = service.ask(Caller::Sender(&caller), Request::ListKeys { after: None });
+            assert_eq!(listed.is_ok(), knows, "{rest}");
+        }
+    }
+
+    /// Proves KMS-44 where nothing is kept: the secret halves are gone there, too.
+    #[tokio::test]
+    async fn what_is_due_is_destroyed_in_memory() {
+        let service = LocalService::in_memory();
+        let id = service.create_key(Kem::X25519, None).await.unwrap().id;
+        let due = read(&service.keys).find(&id.into()).unwrap().in_state(KeyState::PendingDeletion { at: 1 });
+        write(&service.keys).apply(super::super::keys::Change::Key(due));
+        service.tend().unwrap();
+        let keys = read(&service.keys);
+        assert!(keys.find(&id.into()).unwrap().newest().1.cmk.is_none());
     }
 }

@@ -145,10 +145,10 @@ impl Verb {
         )
     }
 
-    /// Whether asking twice is as good as once.
+    /// Whether asking twice is as good as once, and answered as once: who asks again to disable a CMK hears that it is disabled already.
     #[must_use]
     pub fn is_idempotent(self) -> bool {
-        !matches!(self, Self::CreateKey | Self::RotateKey)
+        !self.is_change() || self == Self::SetAlias
     }
 
     /// The verb of an encoded request.

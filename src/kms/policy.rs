@@ -1,6 +1,6 @@
 //! Who may do what on which CMKs (spec/kms.md 6.3): a policy in TOML. What it does not allow is denied.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
@@ -14,6 +14,11 @@ use crate::{keys::VerifyingKey, platform::utc};
 pub const POLICY_MAX: usize = 4 << 20;
 /// Bytes of a caller's name.
 const NAME_MAX: usize = 64;
+/// What the audit log calls the owner of a store, its own work, and who is no caller.
+const TAKEN: [&str; 3] = [OWNER, SCHEDULE, UNKNOWN];
+const OWNER: &str = "local";
+pub(super) const SCHEDULE: &str = "schedule";
+const UNKNOWN: &str = "unknown";
 
 /// A text that is no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,9 +30,12 @@ pub enum AccessError {
     /// Longer than [`POLICY_MAX`].
     #[error("the policy is longer than {POLICY_MAX} bytes")]
     TooLong,
-    /// The name of a caller is empty, too long, or has characters of control.
-    #[error("a caller's name is 1 to {NAME_MAX} printable characters, unlike {0:?}")]
+    /// The name of a caller is empty, too long, or has characters that are not seen, or quotes.
+    #[error("a caller's name is 1 to {NAME_MAX} bytes of printable characters without quotes, unlike {0:?}")]
     Name(String),
+    /// The audit log calls somebody else so.
+    #[error("no caller is called {0:?}: the audit log means another by that")]
+    NameTaken(String),
     /// Two callers have one name.
     #[error("two callers are called {0:?}")]
     NameTwice(String),
@@ -99,13 +107,9 @@ struct Caller {
 struct Rule {
     /// A bit for each verb.
     verbs: u32,
-    keys: Vec<Pattern>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Pattern {
-    Any,
-    Is(KeyRef),
+    any: bool,
+    ids: HashSet<KeyId>,
+    aliases: HashSet<Alias>,
 }
 
 #[derive(Deserialize)]
@@ -153,8 +157,12 @@ impl AccessPolicy {
 
     fn add(&mut self, said: CallerToml) -> Result<(), AccessError> {
         let name = said.name;
-        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
+        // As the audit log shows it, with nothing in it that is not seen.
+        if name.is_empty() || name.len() > NAME_MAX || crate::wire::inspect::escape(name.as_bytes()) != name {
             return Err(AccessError::Name(name));
+        }
+        if TAKEN.contains(&name.as_str()) {
+            return Err(AccessError::NameTaken(name));
         }
         if self.callers.values().any(|caller| caller.name == name) {
             return Err(AccessError::NameTwice(name));
@@ -179,6 +187,12 @@ impl AccessPolicy {
     #[must_use]
     pub fn knows(&self, key: &VerifyingKey) -> bool {
         self.callers.contains_key(key)
+    }
+
+    /// The same, of a caller whose time has not come.
+    #[must_use]
+    pub(crate) fn admits(&self, key: &VerifyingKey, now: u64) -> bool {
+        self.callers.get(key).is_some_and(|caller| !caller.has_ended(now))
     }
 
     /// How many callers there are.
@@ -208,7 +222,7 @@ impl AccessPolicy {
             Some(caller) => {
                 Rights { name: &caller.name, rules: if caller.has_ended(now) { Some(&[]) } else { Some(&caller.rules) } }
             }
-            None => Rights { name: "unknown", rules: Some(&[]) },
+            None => Rights { name: UNKNOWN, rules: Some(&[]) },
         }
     }
 }
@@ -237,20 +251,27 @@ impl Rule {
                 (_, None) => return Err(AccessError::Verb { caller: caller.into(), verb: name }),
             };
         }
-        let pattern = |name: String| match name.as_str() {
-            "*" => Ok(Pattern::Any),
-            other => other.parse().map(Pattern::Is).map_err(|_| AccessError::KeyName { caller: caller.into(), key: name }),
-        };
-        Ok(Self { verbs, keys: rule.keys.into_iter().map(pattern).collect::<Result<_, _>>()? })
+        let mut read = Self { verbs, any: false, ids: HashSet::new(), aliases: HashSet::new() };
+        rule.keys.into_iter().try_for_each(|key| read.add(key, caller))?;
+        Ok(read)
     }
 
-    /// Whether it allows a verb on what one of these names stands for.
-    fn allows<'a>(&self, verb: Verb, mut names: impl Iterator<Item = &'a KeyRef>) -> bool {
-        self.verbs & bit(verb) != 0 && names.any(|name| self.keys.iter().any(|key| matches!(key, Pattern::Is(is) if is == name)))
+    fn add(&mut self, key: String, caller: &str) -> Result<(), AccessError> {
+        match (key.as_str(), key.parse()) {
+            ("*", _) => self.any = true,
+            (_, Ok(KeyRef::Id(id))) => drop(self.ids.insert(id)),
+            (_, Ok(KeyRef::Alias(alias))) => drop(self.aliases.insert(alias)),
+            (_, Err(_)) => return Err(AccessError::KeyName { caller: caller.into(), key }),
+        }
+        Ok(())
+    }
+
+    fn has(&self, verb: Verb) -> bool {
+        self.verbs & bit(verb) != 0
     }
 
     fn allows_any(&self, verb: Verb) -> bool {
-        self.verbs & bit(verb) != 0 && self.keys.contains(&Pattern::Any)
+        self.has(verb) && self.any
     }
 }
 
@@ -269,10 +290,15 @@ pub(crate) struct Rights<'a> {
 
 impl Rights<'static> {
     /// Everything, for who has opened the store.
-    pub(crate) const LOCAL: Self = Self { name: "local", rules: None };
+    pub(crate) const LOCAL: Self = Self { name: OWNER, rules: None };
 }
 
 impl Rights<'_> {
+    /// Whether there is anything on which a verb is allowed.
+    pub(crate) fn has(&self, verb: Verb) -> bool {
+        self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.has(verb)))
+    }
+
     /// Whether a verb is allowed on whatever there is.
     pub(crate) fn on_any(&self, verb: Verb) -> bool {
         self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.allows_any(verb)))
@@ -283,13 +309,19 @@ impl Rights<'_> {
         if self.on_any(verb) {
             return true;
         }
-        let names: Vec<_> = aliases.cloned().map(KeyRef::Alias).chain([KeyRef::Id(id)]).collect();
-        self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.allows(verb, names.iter())))
+        // The aliases are looked up, and not gone through, so that the time of a denial does not tell of a key that is there.
+        let aliases: Vec<_> = aliases.collect();
+        let names = |rule: &Rule| rule.ids.contains(&id) || aliases.iter().any(|alias| rule.aliases.contains(*alias));
+        self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.has(verb) && names(rule)))
     }
 
     /// Whether a verb is allowed on whatever has this name, or comes to have it.
     pub(crate) fn on_name(&self, verb: Verb, name: &KeyRef) -> bool {
-        self.on_any(verb) || self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.allows(verb, [name].into_iter())))
+        let names = |rule: &Rule| match name {
+            KeyRef::Id(id) => rule.ids.contains(id),
+            KeyRef::Alias(alias) => rule.aliases.contains(alias),
+        };
+        self.on_any(verb) || self.rules.is_none_or(|rules| rules.iter().any(|rule| rule.has(verb) && names(rule)))
     }
 }
 
@@ -367,6 +399,11 @@ mod tests {
             format!("{good}{good}"),
             good.replace("sws1", "swr1"),
             good.replace("name = \"a\"", "name = \"\""),
+            good.replace("\"a\"", "\"local\""),
+            good.replace("\"a\"", "\"schedule\""),
+            good.replace("\"a\"", "\"unknown\""),
+            good.replace("\"a\"", "\"a\\u202e\""),
+            good.replace("\"a\"", "\"a\\U000e0041\""),
         ] {
             assert!(AccessPolicy::from_toml(&bad).is_err(), "{bad}");
         }

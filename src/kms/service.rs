@@ -228,13 +228,23 @@ impl Answers for Client {
     }
 }
 
+/// A page of a list, whose end comes: each goes on behind the one before.
+fn goes_on(after: Option<KeyId>, page: Vec<KeyInfo>) -> Result<Vec<KeyInfo>, KmsError> {
+    let is_behind = page.first().is_none_or(|first| after.is_none_or(|after| after < first.id));
+    if is_behind && page.is_sorted_by(|one, next| one.id < next.id) {
+        return Ok(page);
+    }
+    Err(KmsError::Protocol("the list does not go on where it was asked to"))
+}
+
 impl<S: Answers> KeyService for S {
     fn create_key(&self, kem: Kem, alias: Option<Alias>) -> Reply<'_, KeyInfo> {
         ask!(self, Request::CreateKey { kem, alias }, Answer::Key(info) => info)
     }
 
     fn list_keys(&self, after: Option<KeyId>) -> Reply<'_, Vec<KeyInfo>> {
-        ask!(self, Request::ListKeys { after }, Answer::Keys(keys) => keys)
+        let listed = ask!(self, Request::ListKeys { after }, Answer::Keys(keys) => keys);
+        Box::pin(async move { goes_on(after, listed.await?) })
     }
 
     fn describe_key(&self, key: &KeyRef) -> Reply<'_, KeyInfo> {
@@ -294,5 +304,91 @@ impl<S: Answers> KeyService for S {
     fn re_encrypt<'a>(&'a self, ciphertext: &[u8], context: &[u8], to: &KeyRef) -> Reply<'a, Vec<u8>> {
         let request = Request::ReEncrypt { ciphertext: ciphertext.into(), context: context.into(), to: to.clone() };
         ask!(self, request, Answer::Ciphertext(bytes) => bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kms::KeyState;
+
+    /// A time that a server has chosen is shown as fast as any.
+    #[test]
+    fn far_times_are_shown_at_once() {
+        // 400 years have 146,097 days, by the rules of the calendar: 303 of 365 days, and 97 of 366.
+        let cycles = 1_000_000_000;
+        let far = cycles * 146_097 * 86_400 + 951_782_400;
+        let (shown, shows) = std::sync::mpsc::channel();
+        std::thread::spawn(move || shown.send([far, u64::MAX].map(crate::platform::utc)));
+        let [far, _] = shows.recv_timeout(std::time::Duration::from_secs(5)).expect("in five seconds");
+        assert_eq!(far, format!("{}-02-29T00:00:00Z", 2000 + 400 * cycles));
+    }
+
+    /// Says the same of its keys, whatever it is asked.
+    struct Same(Vec<u8>);
+
+    impl Answers for Same {
+        fn answer(&self, _: Request) -> Reply<'_, Answer> {
+            let info = |n: &u8| KeyInfo {
+                id: KeyId([*n; 16]),
+                aliases: Vec::new(),
+                kem: Kem::X25519,
+                state: KeyState::Enabled,
+                created_at: 0,
+                version: 1,
+                rotated_at: 0,
+            };
+            let keys = self.0.iter().map(info).collect();
+            Box::pin(async { Ok(Answer::Keys(keys)) })
+        }
+    }
+
+    /// A server that goes round in a circle keeps nobody for ever.
+    #[tokio::test]
+    async fn lists_come_to_an_end() {
+        let id = |n| Some(KeyId([n; 16]));
+        for (keys, after, goes_on) in [
+            (vec![1, 2], None, true),
+            (vec![], id(9), true),
+            (vec![1, 2], id(0), true),
+            (vec![1, 2], id(1), false),
+            (vec![1, 2], id(2), false),
+            (vec![2, 1], None, false),
+            (vec![1, 1], None, false),
+        ] {
+            let listed = Same(keys.clone()).list_keys(after).await;
+            assert_eq!(listed.is_ok(), goes_on, "{keys:?} after {after:?}: {:?}", listed.err());
+        }
+    }
+
+    /// A verb is asked for again only where the second answer is that of the first.
+    #[tokio::test]
+    async fn what_is_idempotent_is_answered_twice() {
+        use crate::kms::Verb;
+        let service = crate::kms::LocalService::in_memory();
+        let ask = |request: Request| service.answer(request);
+        let Ok(Answer::Key(key)) = ask(Request::CreateKey { kem: Kem::X25519, alias: None }).await else { panic!("created") };
+        let (key, alias): (KeyRef, Alias) = (key.id.into(), "a".parse().unwrap());
+        let requests = [
+            Request::SetAlias { alias: alias.clone(), key: key.clone() },
+            Request::DisableKey(key.clone()),
+            Request::EnableKey(key.clone()),
+            Request::ScheduleKeyDeletion { key: key.clone(), days: 7 },
+            Request::CancelKeyDeletion(key.clone()),
+            Request::DeleteAlias(alias),
+            Request::RotateKey(key.clone()),
+            Request::DescribeKey(key),
+        ];
+        for request in requests {
+            let verb = request.verb();
+            let (first, second) = (ask(request.clone()).await, ask(request).await);
+            let is_same = |one: &Answer, two: &Answer| match (one, two) {
+                (Answer::Key(one), Answer::Key(two)) => one == two,
+                _ => true,
+            };
+            let same = matches!((&first, &second), (Ok(one), Ok(two)) if is_same(one, two));
+            assert!(same || !verb.is_idempotent(), "{}", verb.name());
+        }
+        assert!(!Verb::CreateKey.is_idempotent());
     }
 }

@@ -66,9 +66,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let policy = read_policy(&args.policy)?;
     let service = Arc::new(open(args)?);
     service.set_policy(policy);
-    raise_files();
+    let limits = limits();
     let runtime = runtime()?;
-    let served = runtime.block_on(serve(args, identity, service.clone()));
+    let served = runtime.block_on(serve(args, identity, service.clone(), limits));
     runtime.shutdown_background();
     // The last lines of the log.
     service.tend()?;
@@ -95,7 +95,7 @@ fn read_policy(path: &Path) -> Result<AccessPolicy, Failure> {
     Ok(policy)
 }
 
-async fn serve(args: &ServeArgs, identity: Identity, service: Arc<LocalService>) -> Result<(), Failure> {
+async fn serve(args: &ServeArgs, identity: Identity, service: Arc<LocalService>, limits: ServerLimits) -> Result<(), Failure> {
     let report = Report { json: args.json };
     let mut listeners = Vec::new();
     let mut stop = cleanup::graceful();
@@ -117,7 +117,7 @@ async fn serve(args: &ServeArgs, identity: Identity, service: Arc<LocalService>)
     let healthy = Arc::new(AtomicBool::new(true));
     let tending = tokio::spawn(tend(service.clone(), healthy.clone()));
     let reloading = tokio::spawn(reload(args.policy.clone(), service.clone(), hangups));
-    let server = Server::new(identity, service.clone(), ServerLimits::default());
+    let server = Server::new(identity, service.clone(), limits);
     service.count_in(&server.metrics());
     let watching = watcher.map(|listener| {
         let healthy = healthy.clone();
@@ -188,6 +188,29 @@ async fn reload(path: std::path::PathBuf, service: Arc<LocalService>, mut hangup
     }
 }
 
+/// Files that are not connections: the store's, the listeners', the runtime's.
+const OTHERS: usize = 64;
+
+/// Fewer connections where there may be fewer files: while strangers hold the last one, nobody is let in and no state is written.
+fn limits() -> ServerLimits {
+    raise_files();
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit};
+        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+        files.map_or_else(ServerLimits::default, limits_within)
+    }
+    #[cfg(not(unix))]
+    ServerLimits::default()
+}
+
+/// A quarter for strangers, of whom the oldest gives way.
+fn limits_within(files: usize) -> ServerLimits {
+    let (all, room) = (ServerLimits::default(), files.saturating_sub(OTHERS));
+    let strangers = all.strangers.min(room / 4).max(1);
+    ServerLimits { strangers, connections: all.connections.min(room.saturating_sub(strangers)).max(1), ..all }
+}
+
 /// Keeps memory from the disk where the system lets us without counting: with a limit, memory that is asked for later would be refused.
 fn lock_memory() {
     #[cfg(target_os = "linux")]
@@ -239,5 +262,23 @@ impl Report {
         } else if stopped.cut > 0 {
             note(&format!("stopped; {} connections were cut before all of their answers were read", stopped.cut));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kms::{CONNECTIONS, STRANGERS};
+
+    /// There is always a file left to accept the next connection with, and for the store.
+    #[test]
+    fn connections_leave_files() {
+        for files in [128, 256, 1024, 4096, 10_000] {
+            let limits = limits_within(files);
+            assert!(limits.strangers + limits.connections + OTHERS <= files, "{files}: {limits:?}");
+            assert!(limits.strangers * 8 >= files - OTHERS || limits.strangers == STRANGERS, "{files}: {limits:?}");
+        }
+        let many = limits_within(usize::MAX);
+        assert_eq!((many.strangers, many.connections), (STRANGERS, CONNECTIONS));
     }
 }

@@ -480,3 +480,106 @@ fn there_is_an_end_to_everything() {
     assert!(ask(&mut service.keys).is_ok());
     assert_eq!((full(ask(&mut service.keys)), service.keys.len()), (("keys", 65_536), 65_536));
 }
+
+/// What is denied takes as long whether the key is there or not, however many aliases there are.
+#[test]
+fn a_key_that_is_there_is_denied_as_fast() {
+    let mut service = Memory::new();
+    let mut ids = Vec::new();
+    for n in 0..4000_u32 {
+        let versions = vec![Version::generate(Kem::X25519, 0, &mut Entropy::default()).unwrap()];
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        let entry = Entry { id: KeyId(id), kem: Kem::X25519, state: KeyState::Enabled, created_at: 0, versions };
+        service.keys.apply(Change::Key(entry));
+        for m in 0..ALIASES_MAX {
+            service.keys.apply(Change::Alias(format!("a{n}/{m}").parse().unwrap(), Some(KeyId(id))));
+        }
+        ids.push(KeyId(id));
+    }
+    let caller = *SenderKey::generate().unwrap().verifying_key();
+    let text = format!("[[caller]]\nname = \"a\"\nkey = \"{caller}\"\nallow = [{{ verbs = [\"decrypt\"], keys = [\"mine\"] }}]");
+    service.policy = AccessPolicy::from_toml(&text).unwrap();
+    let time = |service: &Memory, key: KeyRef| {
+        let rights = service.policy.rights(&caller, NOW);
+        let mut times: Vec<_> = (0..101)
+            .map(|_| {
+                let began = std::time::Instant::now();
+                let handled = handle(&service.keys, rights, Request::DescribeKey(key.clone()), NOW, &mut Entropy::default());
+                assert!(matches!(handled.answer, Err(KmsError::Denied)));
+                began.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[50]
+    };
+    let (there, nowhere) = (time(&service, ids[7].into()), time(&service, KeyId([9; 16]).into()));
+    assert!(there < nowhere + std::time::Duration::from_micros(50), "{there:?} {nowhere:?}");
+}
+
+/// A store that can be written stays one: what is destroyed is longer, and has its room from the beginning.
+#[cfg(feature = "pq")]
+#[test]
+fn there_is_room_for_what_will_be_destroyed() {
+    let mut service = Memory::new();
+    let mut versions = Vec::new();
+    let cmk = std::sync::Arc::new(Cmk::generate_pq().unwrap());
+    versions.resize_with(VERSIONS_MAX, || Version { created_at: 0, recipient: cmk.recipient().clone(), cmk: Some(cmk.clone()) });
+    let state = KeyState::PendingDeletion { at: NOW };
+    let full = |n: u8| Entry { id: KeyId([n; 16]), kem: Kem::XWing, state, created_at: 0, versions: versions.clone() };
+    let mut refused = 0;
+    for n in 0..60 {
+        let mut entry = full(n);
+        entry.state = KeyState::Enabled;
+        entry.versions.pop();
+        service.keys.apply(Change::Key(entry));
+        let rights = Rights::LOCAL;
+        let handled = handle(&service.keys, rights, Request::RotateKey(KeyId([n; 16]).into()), NOW, &mut Entropy::default());
+        refused += u8::from(matches!(handled.answer, Err(KmsError::Full(_))));
+        let kept = if handled.answer.is_ok() { full(n) } else { break };
+        service.keys.apply(Change::Key(kept));
+    }
+    let due: Vec<_> = service.keys.due(NOW).into_iter().map(|(_, change)| change).collect();
+    let len = service.keys.encode_with(&due).len() as u64;
+    assert!(len <= crate::kms::store::STATE_MAX, "{len}");
+    assert_eq!(refused, 1);
+}
+
+/// Proves KMS-53: what an external says of its key is what it is asked for, so that who goes by that is not led to another.
+#[test]
+fn an_external_is_of_the_key_that_it_names() {
+    let mut service = Memory::new();
+    let (allowed, other) = (service.create("allowed").id, service.create("other").id);
+    let envelope = seal(b"x", &[service.recipient("other")]).unwrap();
+    let external =
+        |key_ref: &str| WrappedDek::External { provider: PROVIDER.into(), key_ref: key_ref.into(), blob: block_of(&envelope) };
+    for names_it in [other.to_string(), "other".into()] {
+        assert_eq!(service.unwrap(external(&names_it)).unwrap().key.id, other.to_string());
+    }
+    for names_another in [allowed.to_string(), "allowed".into(), "nowhere".into(), "No Name".into(), String::new()] {
+        assert!(matches!(service.unwrap(external(&names_another)), Err(KmsError::CannotDecrypt)), "{names_another}");
+    }
+}
+
+/// A CMK of a service is asked for by whoever the policy lets: what comes out of it is nobody's alone.
+#[test]
+fn an_unwrapped_dek_is_not_mine_alone() {
+    let mut service = Memory::new();
+    service.create("a");
+    let block = block_of(&seal(b"x", &[service.recipient("a")]).unwrap());
+    assert!(!service.unwrap(WrappedDek::Block(block)).unwrap().dek.mine_alone);
+}
+
+/// Proves KMS-44 under a clock that begins in 1970: what it schedules would be due when it is set right.
+#[test]
+fn a_clock_that_is_behind_schedules_nothing() {
+    let mut service = Memory::new();
+    service.create("a");
+    let schedule = || Request::ScheduleKeyDeletion { key: name("a"), days: 7 };
+    service.now = 60;
+    let early = service.info(schedule());
+    service.now = NOW;
+    assert_eq!(service.info(Request::DescribeKey(name("a"))).unwrap().state, KeyState::Enabled);
+    assert!(matches!(early, Err(KmsError::Invalid(_))));
+    assert_eq!(service.info(schedule()).unwrap().state, KeyState::PendingDeletion { at: NOW + 7 * DAY });
+}
