@@ -509,11 +509,17 @@ fn finish(reader: &Reader<'_>) -> Result<(), ParseError> {
     if reader.rest().is_empty() { Ok(()) } else { Err(ParseError::TrailingBytes { offset: reader.offset() }) }
 }
 
-/// A text of at most 255 bytes.
+/// The whole characters of a text that fit into so many bytes.
+fn beginning(text: &str, most: usize) -> &str {
+    let cut = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..cut.unwrap_or(0)).unwrap_or_default()
+}
+
+/// A text of at most [`TEXT_MAX`] bytes.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    let cut = text.floor_char_boundary(u8::MAX.into());
-    out.put_u8(u8::try_from(cut).unwrap_or(u8::MAX));
-    out.put_slice(&text.as_bytes()[..cut]);
+    let text = beginning(text, TEXT_MAX);
+    out.put_u8(u8::try_from(text.len()).unwrap_or(u8::MAX));
+    out.put_slice(text.as_bytes());
 }
 
 fn text<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a str, ParseError> {
@@ -525,9 +531,8 @@ fn text<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a str, Par
 
 /// What an error says, at most [`WHY_MAX`] bytes of it.
 fn put_why(out: &mut Vec<u8>, kind: u8, why: &str) {
-    let cut = &why[..why.floor_char_boundary(WHY_MAX)];
     out.put_u8(kind);
-    put_bytes(out, cut.as_bytes());
+    put_bytes(out, beginning(why, WHY_MAX).as_bytes());
 }
 
 fn why(reader: &mut Reader<'_>) -> Result<String, ParseError> {
