@@ -42,7 +42,7 @@ fn answer(bytes: &[u8]) {
         0x84 | 0x86 | 0x89 => &bytes[5..],
         _ => b"",
     };
-    let is_plain = text.iter().all(|byte| (0x20..0x7f).contains(byte) && *byte != b'\\');
+    let is_plain = text.iter().all(|byte| (0x20..0x7f).contains(byte) && !b"\\\"'".contains(byte));
     assert!(&again[..] == bytes || !is_plain || bytes[0] == 0x88);
 }
 
@@ -97,7 +97,6 @@ fn line(bytes: &[u8]) {
 fn policy(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(policy) = AccessPolicy::from_toml(text) {
-        assert_eq!(policy.is_empty(), policy.len() == 0);
         assert!(policy.remarks(u64::MAX).len() <= policy.len());
     }
 }

@@ -509,9 +509,15 @@ fn finish(reader: &Reader<'_>) -> Result<(), ParseError> {
     if reader.rest().is_empty() { Ok(()) } else { Err(ParseError::TrailingBytes { offset: reader.offset() }) }
 }
 
-/// A text of at most 255 bytes.
+/// The whole characters of a text that fit into so many bytes.
+fn beginning(text: &str, most: usize) -> &str {
+    let cut = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..cut.unwrap_or(0)).unwrap_or_default()
+}
+
+/// A text of at most [`TEXT_MAX`] bytes.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    let text = up_to(text, u8::MAX.into());
+    let text = beginning(text, TEXT_MAX);
     out.put_u8(u8::try_from(text.len()).unwrap_or(u8::MAX));
     out.put_slice(text.as_bytes());
 }
@@ -526,13 +532,7 @@ fn text<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a str, Par
 /// What an error says, at most [`WHY_MAX`] bytes of it.
 fn put_why(out: &mut Vec<u8>, kind: u8, why: &str) {
     out.put_u8(kind);
-    put_bytes(out, up_to(why, WHY_MAX).as_bytes());
-}
-
-/// The front of a text, of at most so many bytes.
-fn up_to(text: &str, most: usize) -> &str {
-    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-    if text.len() <= most { text } else { text.split_at(end).0 }
+    put_bytes(out, beginning(why, WHY_MAX).as_bytes());
 }
 
 fn why(reader: &mut Reader<'_>) -> Result<String, ParseError> {
