@@ -843,3 +843,21 @@ async fn data_keys_of_a_service() {
 struct Nothing;
 
 impl KeyService for Nothing {}
+
+/// Who shows the block of somebody's channel around as an envelope does not keep that channel from opening.
+#[tokio::test]
+async fn a_channels_block_as_an_envelope() {
+    let (service, alice) = (service(), SenderKey::generate().unwrap());
+    let resolver = resolver(&service);
+    let sealer = Sealer::builder().to(Cmk::from_x25519(&SECRET).recipient().clone()).sign_with(alice).build().unwrap();
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    let mut sink = SealedSink::new(ChannelSealer::new(sealer, Role::Initiator, b"hello"), near);
+    sink.send(Bytes::from_static(b"one")).await.unwrap();
+    sink.close().await.unwrap();
+    drop(sink);
+    let mut sent = Vec::new();
+    far.read_to_end(&mut sent).await.unwrap();
+    assert!(matches!(resolver.prepare(block_of(&sent)).await, Err(ResolveError::Open(OpenError::Proof))));
+    let mut stream = receiving(&resolver, &sent[..]);
+    assert_eq!(resolver.next(&mut stream).await.unwrap().unwrap().payload, b"one"[..]);
+}
