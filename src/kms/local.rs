@@ -283,7 +283,7 @@ impl LocalService {
             let keys = read(&self.keys);
             let mut handled = handle(&keys, rights, request, now, &mut Entropy::default());
             // Who may not do this is told that, and not what the service is; either has its line.
-            if matches!(*kept, Kept::Replica(_)) && handled.answer.is_ok() {
+            if matches!(*kept, Kept::Replica(_)) && !matches!(handled.answer, Err(KmsError::Denied)) {
                 let about = handled.about.filter(|id| keys.find(&(*id).into()).is_some());
                 handled = Handled { answer: Err(KmsError::ReadOnly), changes: Vec::new(), about };
             }

@@ -202,7 +202,7 @@ struct Inner {
     air: Mutex<Air>,
 }
 
-/// What is being unwrapped, and what was not. By the hash of all bytes of the block.
+/// What is being unwrapped, and what was not. By the hash of all bytes of the block, and of what it is asked for.
 #[derive(Default)]
 struct Air {
     flights: HashMap<[u8; 32], Airborne>,
@@ -336,6 +336,14 @@ enum Keep {
     Nowhere,
 }
 
+impl Keep {
+    /// What a flight and its failure are known by. Those of a channel have names of their own: a block that is wrong as an envelope's may be a
+    /// channel's, whoever has shown it around.
+    fn name_of(self, raw: &[u8]) -> [u8; 32] {
+        sha256(&[&[u8::from(self == Self::Nowhere)], raw])
+    }
+}
+
 impl Inner {
     fn air(&self) -> MutexGuard<'_, Air> {
         // Every change leaves it whole, also where another thread panicked with the lock held.
@@ -344,7 +352,7 @@ impl Inner {
 
     /// Joins those who wait for a block's DEK, or begins to unwrap it; `None` where the cache has it.
     fn board(self: &Arc<Self>, raw: &[u8], reason: OpenError, keep: Keep) -> Result<Option<Flight>, ResolveError> {
-        let name = sha256(&[raw]);
+        let name = keep.name_of(raw);
         let mut air = self.air();
         if let Some(flight) = air.flights.get(&name).and_then(|airborne| airborne.flight.upgrade()) {
             return Ok(Some(flight));
@@ -606,7 +614,7 @@ mod tests {
         let flight = async { Err(KmsError::Denied.into()) }.boxed().shared();
         let weak = flight.downgrade().expect("it has not been polled");
         drop(flight);
-        resolver.0.air().flights.insert(sha256(&[&raw]), Airborne { number: 9, flight: weak });
+        resolver.0.air().flights.insert(Keep::InCache.name_of(&raw), Airborne { number: 9, flight: weak });
         let again = resolver.0.board(&raw, OpenError::NoMatchingKey, Keep::InCache).unwrap().expect("it is not in the cache");
         assert!(matches!(resolver.0.board(&block(), OpenError::NoMatchingKey, Keep::InCache), Err(ResolveError::Busy(_))));
         drop(again);

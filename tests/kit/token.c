@@ -131,9 +131,8 @@ static ul derive(ul session, Mechanism *by, ul key, Attribute *with, ul n, ul *d
     if (is("removed")) return DEVICE_REMOVED;
     if (is("slow")) usleep(20000);
     if (is("stuck")) sleep(12);
-    if (is("lost")) {
-        /* Once: a token that was reset, or another part of the process that closed everything. */
-        unlink(getenv("SEALWIRE_TOKEN_FAULT"));
+    if (is("lost") && !unlink(getenv("SEALWIRE_TOKEN_FAULT"))) {
+        /* Once, by whichever thread comes first: a token that was reset, or another part of the process that closed everything. */
         REAL(CLOSE_ALL, slot_of_last);
     }
     if (is("wrapped points") && agreement.public_len != 34) return PARAM_INVALID;

@@ -335,9 +335,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<String>,
     /// Serve a copy of a store, or of its state file, and change nothing; it is read again when it is replaced
-    #[arg(long)]
+    #[arg(long, requires = "audit_log")]
     pub(crate) replica: bool,
-    /// With --replica, keep an audit log in this folder
+    /// With --replica, the folder of its audit log
     #[arg(long, value_name = "DIR", requires = "replica")]
     pub(crate) audit_log: Option<PathBuf>,
     /// Tell what happens on standard error as JSON lines

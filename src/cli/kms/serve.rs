@@ -32,7 +32,7 @@ use crate::{
 
 pub(crate) const HELP: &str = "Examples:
   sealwire kms serve --store keys --root-key-file root.key --on 0.0.0.0:7310 --identity server.identity --policy policy.toml
-  sealwire kms serve --replica --store copy/state --root-key-file root.key --on unix:/run/sealwire.sock --identity server.identity --policy policy.toml
+  sealwire kms serve --replica --store copy/state --audit-log log --root-key-file root.key --on unix:/run/sealwire.sock --identity server.identity --policy policy.toml
 
 The policy says who may do what; all else is denied:
   [[caller]]
@@ -42,7 +42,8 @@ The policy says who may do what; all else is denied:
   revoked = false                     # optional
   allow = [{ verbs = [\"generate-data-key\", \"decrypt-data-key\"], keys = [\"orders\"] }]
 
-SIGHUP reads the policy again; one that is malformed is refused, and the old one stays. SIGTERM answers what has come, and ends.";
+SIGHUP reads the policy again; one that is malformed is refused, and the old one stays. Write another
+file and rename it over the policy: one that is half written may not look malformed. SIGTERM answers what has come, and ends.";
 
 /// How often the log is made durable, what is due destroyed, and a copy of a store looked at.
 const TEND: Duration = Duration::from_secs(1);

@@ -517,7 +517,7 @@ fn a_key_that_is_there_is_denied_as_fast() {
     assert!(there < nowhere + std::time::Duration::from_micros(50), "{there:?} {nowhere:?}");
 }
 
-/// A store that can be written stays one: what is destroyed is longer, and has its room from the beginning.
+/// Proves KMS-37: a store that can be written stays one. What is destroyed is longer, and has its room from the beginning.
 #[cfg(feature = "pq")]
 #[test]
 fn there_is_room_for_what_will_be_destroyed() {

@@ -19,8 +19,8 @@ use super::{
 };
 
 /// How often a log is looked at again that a server writes to meanwhile.
-const LOOKS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// What a verified audit log holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -232,5 +232,5 @@ pub(super) fn files(disk: &Disk, folder: &Path) -> Result<Files, StoreError> {
     if numbers.is_empty() && !has_current {
         return Err(AuditError::NotThere.into());
     }
-    Ok(Files { folder: folder.into(), numbers, has_current, current_len: u64::MAX })
+    Ok(Files { folder: folder.into(), numbers, has_current, current_len: u64::MAX, held: None })
 }

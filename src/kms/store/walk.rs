@@ -1,14 +1,15 @@
 //! Files of an audit log -> where it ends, line by line: the one gate for opening and verifying (spec/store.md, Audit log).
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    fs::File,
+    io::{BufRead, BufReader, Read, Seek},
     path::{Path, PathBuf},
 };
 
 use super::{
     AuditError, Entry, LINE_MAX, LineError, StoreError,
     disk::Disk,
-    log::{closed, current},
+    log::{closed, current, files},
     record::{Anchor, Chain, FileHead},
     snapshot::Ledger,
 };
@@ -22,6 +23,8 @@ pub(super) struct Files {
     pub(super) has_current: bool,
     /// Bytes of the file that is written to, behind which nothing is looked at.
     pub(super) current_len: u64,
+    /// That file, where a writer may give it another name meanwhile.
+    pub(super) held: Option<File>,
 }
 
 /// How far a log goes.
@@ -56,14 +59,29 @@ impl Files {
         self.numbers.iter().map(|number| closed(&self.folder, *number)).chain(last).collect()
     }
 
-    /// Leaves out what is appended from now on.
-    pub(super) fn until_now(mut self, disk: &Disk) -> Result<Self, StoreError> {
-        if self.has_current {
-            let path = current(&self.folder);
-            let meta = disk.open(&path)?.metadata();
-            self.current_len = meta.map_err(StoreError::io("looking at", &path))?.len();
+    /// Leaves out what is appended from now on, and whatever becomes of the files' names.
+    pub(super) fn until_now(self, disk: &Disk) -> Result<Self, StoreError> {
+        if !self.has_current {
+            return Ok(self);
         }
-        Ok(self)
+        let path = current(&self.folder);
+        let file = disk.open(&path)?;
+        let current_len = file.metadata().map_err(StoreError::io("looking at", &path))?.len();
+        let head = Lines::over(BufReader::new(&file), &path).head()?.ok_or(AuditError::Head { file: 0 })?;
+        // What came before this file has its names by now.
+        let mut numbers = files(disk, &self.folder)?.numbers;
+        numbers.retain(|number| *number < head.number);
+        Ok(Self { numbers, current_len, held: Some(file), ..self })
+    }
+
+    fn open(&self, disk: &Disk, path: &Path, is_current: bool) -> Result<File, StoreError> {
+        match &self.held {
+            Some(held) if is_current => {
+                let again = held.try_clone().and_then(|mut file| file.rewind().map(|()| file));
+                again.map_err(StoreError::io("reading", path))
+            }
+            _ => disk.open(path),
+        }
     }
 
     /// Whether the file that is written to has more than a head.
@@ -86,8 +104,8 @@ impl Files {
         let paths = paths.get(first_needed(disk, &paths, from)?..).unwrap_or_default();
         let mut walk: Option<Walk<'_>> = None;
         for (i, path) in paths.iter().enumerate() {
-            let file = disk.open(path)?;
             let is_current = self.has_current && i + 1 == paths.len();
+            let file = self.open(disk, path, is_current)?;
             let file = file.take(if is_current { self.current_len } else { u64::MAX });
             let mut lines = Lines::over(BufReader::with_capacity(64 * 1024, file), path);
             let head = lines.head()?.ok_or(AuditError::Head { file: number_of(walk.as_ref()) })?;
