@@ -121,14 +121,6 @@ impl TokenError {
     pub(super) fn may_be_the_sessions(&self) -> bool {
         matches!(self, Self::Gone(_) | Self::Call { .. } | Self::Answer(_) | Self::NoKey | Self::OtherKey)
     }
-
-    /// Whether the session was closed or logged out under us, which can happen to a new one, too.
-    pub(super) fn is_a_closed_session(&self) -> bool {
-        use RvError::{SessionClosed, SessionHandleInvalid, UserNotLoggedIn};
-        let Self::Call { source, .. } = self else { return false };
-        let said = source.downcast_ref::<Error>();
-        matches!(said, Some(Error::Pkcs11(SessionClosed | SessionHandleInvalid | UserNotLoggedIn, _)))
-    }
 }
 
 fn is_gone(rv: RvError) -> bool {

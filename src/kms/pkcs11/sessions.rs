@@ -58,9 +58,6 @@ enum Kind {
     Write,
 }
 
-/// Sessions that are opened for one question at the most.
-const NEW_SESSIONS: usize = 2;
-
 impl Sessions {
     /// Finds the token and logs in.
     pub(super) fn open(context: Pkcs11, name: TokenName, pin: Pin) -> Result<Self, TokenError> {
@@ -98,20 +95,16 @@ impl Sessions {
         Ok(())
     }
 
-    /// Asks on a session. What fails on one that was kept is asked once more on a new one; where even a new one was closed under us, as by who
-    /// closes all of a token's, on another.
+    /// Asks on a session. What fails on one that was kept is asked once more on a new one.
     pub(super) fn ask<T>(&self, ask: impl Fn(&mut Seat) -> Result<T, TokenError>) -> Result<T, TokenError> {
         let mut held = self.hold()?;
-        for _ in 0..NEW_SESSIONS {
-            match held.ask(&ask) {
-                Err(error) if !held.is_new && error.may_be_the_sessions() || error.is_a_closed_session() => {
-                    drop(held);
-                    held = self.hold_new(Kind::Read)?;
-                }
-                answer => return answer,
+        match held.ask(&ask) {
+            Err(error) if !held.is_new && error.may_be_the_sessions() => {
+                drop(held);
+                self.hold_new(Kind::Read)?.ask(&ask)
             }
+            answer => answer,
         }
-        held.ask(&ask)
     }
 
     /// Asks once, on a session that may write and is closed then.
