@@ -358,8 +358,7 @@ impl Opener {
         }
         let Inner { learnt, cache, clock, .. } = &*self.0;
         // Each message under such a block is verified by itself, whoever has unwrapped its DEK.
-        let of_one_message = dek.is_none() && block.options.proof_covers_message;
-        let learnt = if of_one_message { learnt.get(raw, clock, &cache.policy) } else { None };
+        let learnt = if block.options.proof_covers_message { learnt.get(raw, clock, &cache.policy) } else { None };
         let found = match dek.or(learnt.as_ref()) {
             Some(dek) => verify(raw, block, dek, None).ok_or(OpenError::HeaderMac)?,
             None => find(raw, block, &self.0.keyring, self.0.policy.limits.trials, trials)?.1,
