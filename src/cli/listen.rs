@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::{
     io::AsyncWriteExt,
     net::{
-        TcpListener, TcpSocket, TcpStream,
+        TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{Semaphore, watch},
@@ -28,6 +28,7 @@ use crate::{
     channel::{ChannelOpener, ChannelSealer, Role, reply_binding},
     codec::CodecError,
     connection::{OpenedStream, SealedSink, TimedOut, Times},
+    kms::bind,
     open::{CachePolicy, OpenError, Opener, Policy, Sender},
     platform::Entropy,
     seal::Sealer,
@@ -114,14 +115,9 @@ fn places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(usize::try_from(files.clamp(1, CONNECTIONS)).unwrap_or(1)))
 }
 
-/// Lets us have as many files open as we are allowed to ask for.
-pub(super) fn raise_files() {
-    let _ = files();
-}
-
 /// Files that we may have open: as many as we are allowed to ask for.
 #[cfg(unix)]
-fn files() -> Option<u64> {
+pub(super) fn files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -129,7 +125,7 @@ fn files() -> Option<u64> {
 }
 
 #[cfg(not(unix))]
-fn files() -> Option<u64> {
+pub(super) fn files() -> Option<u64> {
     None
 }
 
@@ -165,21 +161,6 @@ struct Server {
     report: Report,
     idle: Option<Duration>,
     phase: watch::Receiver<Phase>,
-}
-
-/// Listens with keep-alive, so that a connection whose other end is gone ends here too.
-async fn bind(on: &str) -> io::Result<TcpListener> {
-    let mut refused = io::ErrorKind::AddrNotAvailable.into();
-    for address in tokio::net::lookup_host(on).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(cfg!(unix))?;
-        socket.set_keepalive(true)?;
-        match socket.bind(address).and_then(|()| socket.listen(1024)) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused)
 }
 
 /// The next connection. What goes wrong with one that is not yet ours (too many open files, a reset) passes.

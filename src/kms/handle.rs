@@ -18,7 +18,7 @@ use crate::{
         Refused,
         hpke::{self, Setting},
     },
-    keys::{Candidate, Dek, Recipient},
+    keys::{Candidate, Dek, Fingerprint, Recipient},
     open::{
         OpenError,
         search::{Found, count_trial, find_among},
@@ -257,48 +257,41 @@ impl<'a> Handling<'a> {
     }
 
     fn decrypt_data_key(&mut self, wrapped: &WrappedDek) -> Result<Answer, KmsError> {
-        let (dek, recipient) = match wrapped {
-            WrappedDek::Block(block) => self.unwrap_block(block, |_| true)?,
-            WrappedDek::External { provider, key_ref, blob } if provider == PROVIDER => self.unwrap_external(key_ref, blob)?,
-            WrappedDek::External { .. } => return Err(KmsError::Invalid("the external is for another KMS".into())),
-            WrappedDek::Slot { .. } => self.unwrap_slot(wrapped)?,
+        let unwrapped = match wrapped {
+            WrappedDek::Block(block) => self.unwrap_block(block, |_| true),
+            WrappedDek::External { provider, key_ref, blob } if provider == PROVIDER => self.unwrap_external(key_ref, blob),
+            WrappedDek::External { .. } => Err(KmsError::Invalid("the external is for another KMS".into())),
+            WrappedDek::Slot { .. } => self.unwrap_slot(wrapped),
         };
-        let (entry, version) = self.keys.named(&recipient.fingerprint()).ok_or(KmsError::CannotDecrypt)?;
-        Ok(Answer::Unwrapped(Unwrapped { dek, key: KeyUsed::of(entry.id, version), recipient: Some(recipient) }))
+        unwrapped.map(Answer::Unwrapped)
     }
 
-    /// The keys of a search that this caller may use for this. No other is tried, so that not even the time tells of it. [KMS-47]
-    fn mine(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
+    /// The keys of a search that fit and that this caller may use for this. No other is tried, so that not even the time tells of it. [KMS-47]
+    fn mine(&self, candidates: Vec<Candidate>, fits: impl Fn(KeyId) -> bool) -> Vec<Candidate> {
         let mut mine = candidates;
+        let usable = |entry: &Entry| entry.state.at(self.now) == KeyState::Enabled && self.may(self.verb, entry.id);
         mine.retain(|candidate| {
             let named = self.keys.named(&candidate.key.recipient().fingerprint());
-            named.is_some_and(|(entry, _)| entry.state.at(self.now) == KeyState::Enabled && self.may(self.verb, entry.id))
+            named.is_some_and(|(entry, _)| usable(entry) && fits(entry.id))
         });
         mine
     }
 
     /// What an opener's policy has looked at is the key that an external names: no other unwraps it.
-    fn unwrap_external(&mut self, key_ref: &str, blob: &[u8]) -> Result<(Dek, Recipient), KmsError> {
+    fn unwrap_external(&mut self, key_ref: &str, blob: &[u8]) -> Result<Unwrapped, KmsError> {
         let named = key_ref.parse().ok().and_then(|key| self.keys.find(&key)).map(|entry| entry.id);
         // [KMS-53]
         self.unwrap_block(blob, |id| named == Some(id))
     }
 
-    fn unwrap_block(&mut self, raw: &[u8], fits: impl Fn(KeyId) -> bool) -> Result<(Dek, Recipient), KmsError> {
+    fn unwrap_block(&mut self, raw: &[u8], fits: impl Fn(KeyId) -> bool) -> Result<Unwrapped, KmsError> {
         let block = DekBlock::parse_alone(raw, &Limits::default()).map_err(invalid)?;
-        let mut candidates = self.mine(self.keys.ring().candidates(&block));
-        candidates.retain(|candidate| {
-            let named = self.keys.named(&candidate.key.recipient().fingerprint());
-            named.is_some_and(|(entry, _)| fits(entry.id))
-        });
+        let candidates = self.mine(self.keys.ring().candidates(&block), fits);
         let found = find_among(raw, &block, &candidates, Limits::default().trials, &mut 0);
         let found = found.and_then(|(dek, Found { key, .. })| Ok((dek, key.ok_or(OpenError::NoMatchingKey)?)));
         match found {
-            Ok((dek, name)) => {
-                let recipient = self.opened_by(&name).ok_or(KmsError::CannotDecrypt)?;
-                // [PRF-6] The CMK is everybody's whom the policy lets use it.
-                Ok((Dek { mine_alone: false, ..dek }, recipient))
-            }
+            // [PRF-6] The CMK is everybody's whom the policy lets use it.
+            Ok((dek, name)) => self.unwrapped(Dek { mine_alone: false, ..dek }, &name),
             Err(OpenError::Parse(error)) => Err(invalid(error)),
             Err(_) => {
                 let hints = block.slots.iter().map(|slot| slot.hint);
@@ -307,18 +300,20 @@ impl<'a> Handling<'a> {
         }
     }
 
-    fn opened_by(&mut self, name: &crate::keys::Fingerprint) -> Option<Recipient> {
-        let (entry, version) = self.keys.named(name)?;
+    /// A DEK that the CMK and version with this public half has opened.
+    fn unwrapped(&mut self, dek: Dek, name: &Fingerprint) -> Result<Unwrapped, KmsError> {
+        let (entry, number) = self.keys.named(name).ok_or(KmsError::CannotDecrypt)?;
         self.about = Some(entry.id);
-        Some(entry.version(version)?.recipient.clone())
+        let version = entry.version(number).ok_or(KmsError::CannotDecrypt)?;
+        Ok(Unwrapped { dek, key: KeyUsed::of(entry.id, number), recipient: Some(version.recipient.clone()) })
     }
 
-    fn unwrap_slot(&mut self, wrapped: &WrappedDek) -> Result<(Dek, Recipient), KmsError> {
+    fn unwrap_slot(&mut self, wrapped: &WrappedDek) -> Result<Unwrapped, KmsError> {
         let WrappedDek::Slot { suite, hints, salt, hint: stands_there, enc, wrapped_dek } = wrapped else {
             return Err(KmsError::CannotDecrypt);
         };
         let mut trials = 0;
-        for candidate in self.mine(self.keys.ring().of_kem(suite.kem())) {
+        for candidate in self.mine(self.keys.ring().of_kem(suite.kem()), |_| true) {
             let recipient = candidate.key.recipient();
             if *hints != HintMode::None && hint(*hints, salt, recipient) != *stands_there {
                 continue;
@@ -327,8 +322,7 @@ impl<'a> Handling<'a> {
             let Ok(shared) = candidate.key.decapsulate(enc) else { continue };
             let Ok(key) = Setting::dek(*suite).key(&shared) else { continue };
             if let Ok(secret) = hpke::unwrap(&key, wrapped_dek) {
-                let recipient = self.opened_by(&recipient.fingerprint()).ok_or(KmsError::CannotDecrypt)?;
-                return Ok((Dek::found(secret), recipient));
+                return self.unwrapped(Dek::found(secret), &recipient.fingerprint());
             }
         }
         Err(self.cannot_decrypt(*hints, salt, &[*stands_there]))
@@ -380,7 +374,7 @@ impl<'a> Handling<'a> {
             let secret = self.decrypt(ciphertext, context)?;
             return self.encrypt_under(entry, &secret, context).map(Answer::Ciphertext);
         }
-        let (dek, _) = self.unwrap_block(ciphertext, |_| true)?;
+        let Unwrapped { dek, .. } = self.unwrap_block(ciphertext, |_| true)?;
         let recipient = entry.newest().1.recipient.clone();
         let change = Rewrap::new().replace_all().to(recipient).weaken_proof();
         let block = change.block_with_dek(ciphertext, &dek);

@@ -152,9 +152,7 @@ impl Keys {
 
     /// Bytes of what a store keeps once every CMK is destroyed, when it is longest.
     pub(crate) fn longest(&self) -> usize {
-        let keys = self.by_id.values().map(|entry| ENTRY_ROOM + entry.versions.len() * version_room(entry.kem));
-        let aliases = self.aliases.keys().map(alias_room);
-        STATE_ROOM + keys.sum::<usize>() + aliases.sum::<usize>()
+        room(self.by_id.values(), self.aliases.keys())
     }
 
     pub(crate) fn apply(&mut self, change: Change) {
@@ -199,8 +197,7 @@ impl Keys {
             }
         }
         // A buffer that grows leaves copies of keys behind.
-        let versions: usize = keys.values().map(|entry| entry.versions.len()).sum();
-        let mut out = Zeroizing::new(Vec::with_capacity(16 + keys.len() * 64 + versions * VERSION_ROOM + aliases.len() * 96));
+        let mut out = Zeroizing::new(Vec::with_capacity(room(keys.values().copied(), aliases.keys().copied())));
         out.put_u8(STATE_VERSION);
         out.put_u32(u32::try_from(keys.len()).unwrap_or(u32::MAX));
         keys.values().for_each(|entry| put_entry(&mut out, entry));
@@ -249,16 +246,16 @@ const STATE_VERSION: u8 = 1;
 const STATE_ROOM: usize = 9;
 /// Bytes of a CMK without its versions.
 pub(crate) const ENTRY_ROOM: usize = 39;
-/// Bytes of a version at the most: a public half of X-Wing.
-const VERSION_ROOM: usize = 1232;
+
+/// Bytes of a state at the most: of one whose CMKs are destroyed.
+fn room<'a>(keys: impl Iterator<Item = &'a Entry>, aliases: impl Iterator<Item = &'a Alias>) -> usize {
+    let keys = keys.map(|entry| ENTRY_ROOM + entry.versions.len() * version_room(entry.kem));
+    STATE_ROOM + keys.sum::<usize>() + aliases.map(alias_room).sum::<usize>()
+}
 
 /// Bytes of a version that is destroyed: a public half is no shorter than a secret one.
 pub(crate) fn version_room(kem: Kem) -> usize {
-    let public = match kem {
-        Kem::X25519 => 32,
-        Kem::XWing => 1216,
-    };
-    9 + public
+    9 + kem.public_len()
 }
 
 /// Bytes of an alias.

@@ -76,6 +76,8 @@ pub use resolver::{
     CALL_TIME, ConnectionError, DataKeys, FAILED_FOR, FLIGHTS_MAX, NoAnswer, RenewError, ResolveError, Resolver, ResolverBuilder,
     data_key,
 };
+#[cfg(feature = "cli")]
+pub(crate) use server::bind;
 #[cfg(feature = "kms")]
 pub use server::{
     CONNECTIONS, CONNECTIONS_OF_CALLER, HELLO_TIME, Listener, RENEWALS, STRANGERS, Serve, Server, ServerLimits, Stopped, wiped,

@@ -170,17 +170,7 @@ impl Listener {
     /// # Errors
     /// What the system says of the last of the host's addresses.
     pub async fn tcp(on: &str) -> io::Result<Self> {
-        let mut refused = io::ErrorKind::AddrNotAvailable.into();
-        for address in tokio::net::lookup_host(on).await? {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            socket.set_reuseaddr(cfg!(unix))?;
-            socket.set_keepalive(true)?;
-            match socket.bind(address).and_then(|()| socket.listen(1024)) {
-                Ok(listener) => return Ok(Self::Tcp(listener)),
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
+        bind(on).await.map(Self::Tcp)
     }
 
     async fn accept(&self) -> io::Result<Socket> {
@@ -194,6 +184,21 @@ impl Listener {
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
         }
     }
+}
+
+/// Listens with keep-alive, so that a connection whose other end is gone ends here too.
+pub(crate) async fn bind(on: &str) -> io::Result<TcpListener> {
+    let mut refused = io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host(on).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(cfg!(unix))?;
+        socket.set_keepalive(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(1024)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 /// How a server ended.

@@ -239,19 +239,12 @@ impl Hello {
         if reader.u16("kem").map_err(short)? != kem.id() {
             return Err(WordError::Malformed("its recipient is for another KEM than the server's"));
         }
-        let (key, rest) = reader.rest().split_at_checked(key_len(kem)).ok_or(WordError::Malformed("it is too short"))?;
+        let (key, rest) = reader.rest().split_at_checked(kem.public_len()).ok_or(WordError::Malformed("it is too short"))?;
         // What later versions say behind it is theirs.
         if version == PROTOCOL_VERSION && !rest.is_empty() {
             return Err(WordError::Malformed("there is something behind the recipient"));
         }
         Ok(Self { version, reply_to: recipient(kem, key)? })
-    }
-}
-
-fn key_len(kem: Kem) -> usize {
-    match kem {
-        Kem::X25519 => 32,
-        Kem::XWing => 1216,
     }
 }
 

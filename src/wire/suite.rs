@@ -113,6 +113,15 @@ impl Kem {
         self as u16
     }
 
+    /// Bytes of a public key.
+    #[must_use]
+    pub fn public_len(self) -> usize {
+        match self {
+            Self::X25519 => 32,
+            Self::XWing => 1216,
+        }
+    }
+
     /// Bytes of an encapsulated key.
     #[must_use]
     pub fn enc_len(self) -> usize {

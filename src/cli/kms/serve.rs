@@ -13,15 +13,15 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::watch, task::spawn_blocking};
 
 use super::{
-    args::{IdentityArgs, ServeArgs},
-    service::{root_key, tell_repaired},
+    args::{IdentityArgs, ServeArgs, StoreArgs},
+    service::{open_store, root_key},
 };
 use crate::{
     cli::{
         Failure, cleanup,
         fail::{note, print_line, show},
         keys::{never_over, read_text, write_key_file},
-        listen::{raise_files, runtime},
+        listen::{files, runtime},
         report::utc,
     },
     keys::KEY_FILE_MAX,
@@ -77,14 +77,11 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 fn open(args: &ServeArgs) -> Result<LocalService, Failure> {
-    let folder = &args.store.store;
-    let root = root_key(folder, &args.store.root)?;
+    let StoreArgs { store: folder, root } = &args.store;
     if args.replica {
-        return Ok(LocalService::open_replica(folder, &root, args.audit_log.as_deref())?);
+        return Ok(LocalService::open_replica(folder, &root_key(folder, root)?, args.audit_log.as_deref())?);
     }
-    let service = LocalService::open(folder, &root)?;
-    tell_repaired(&service, folder);
-    Ok(service)
+    open_store(folder, root)
 }
 
 fn read_policy(path: &Path) -> Result<AccessPolicy, Failure> {
@@ -194,15 +191,8 @@ const OTHERS: usize = 64;
 
 /// Fewer connections where there may be fewer files: while strangers hold the last one, nobody is let in and no state is written.
 fn limits() -> ServerLimits {
-    raise_files();
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, getrlimit};
-        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        files.map_or_else(ServerLimits::default, limits_within)
-    }
-    #[cfg(not(unix))]
-    ServerLimits::default()
+    let files = files().and_then(|files| usize::try_from(files).ok());
+    files.map_or_else(ServerLimits::default, limits_within)
 }
 
 /// A quarter for strangers, of whom the oldest gives way.

@@ -83,7 +83,7 @@ pub(super) fn open_store(folder: &Path, root: &RootArgs) -> Result<LocalService,
     Ok(service)
 }
 
-pub(super) fn tell_repaired(service: &LocalService, folder: &Path) {
+fn tell_repaired(service: &LocalService, folder: &Path) {
     if let Some(repaired) = service.repaired() {
         let torn = if repaired.torn_bytes > 0 {
             format!("{} bytes of a line that was not finished were cut off", repaired.torn_bytes)
