@@ -1,8 +1,9 @@
-//! What a key service's connections cost beside the Diffie-Hellman that a request is about: requests a second over loopback against bare
-//! Diffie-Hellmans on the same core, and how long requests take at half that load. With `--check` a number past its bound fails.
+//! What a key service costs beside the Diffie-Hellman that a request is about: decrypt-data-key calls a second over loopback against bare
+//! Diffie-Hellmans on the same core, and how long they take at half that load; the same for connections alone, where a request is answered
+//! with one bare Diffie-Hellman. With `--check` a number past its bound fails.
 //!
-//! The server is another process. With `taskset` it has one core and the clients the other; what is compared is processor time, so that what
-//! else the machine does takes little from the numbers.
+//! The server is another process: a store on the disk, a policy, an audit log. With `taskset` it has one core and the clients the other; what
+//! is compared is processor time, so that what else the machine does takes little from the numbers.
 
 use std::{
     hint::black_box,
@@ -14,8 +15,11 @@ use std::{
 
 use bytes::Bytes;
 use sealwire::{
-    Cmk, SenderKey, VerifyingKey,
-    kms::{Client, Identity, Listener, Serve, Server, ServerLimits},
+    Cmk, Kem, SenderKey, VerifyingKey,
+    kms::{
+        AccessPolicy, Answered, Client, Identity, KeyService, Listener, LocalService, Serve, Server, ServerLimits, WrappedDek,
+        store::RootKey,
+    },
 };
 
 use bare::DhKey;
@@ -62,7 +66,12 @@ const SHARE: f64 = 0.7;
 const SPREAD: f64 = 3.0;
 const CLIENTS: usize = 100;
 const REQUEST: usize = 200;
-const ROUND: Duration = Duration::from_secs(2);
+const ROUND: Duration = Duration::from_millis(400);
+const ROUNDS: usize = 15;
+/// Calls that a client has under way where it has several.
+const AT_ONCE: usize = 8;
+/// Wrapped DEKs that each client asks for in turn.
+const DEKS: usize = 8;
 const ROLE: &str = "SEALWIRE_BENCH_KMS";
 
 fn server_identity() -> Identity {
@@ -81,9 +90,9 @@ impl Serve for Handler {
         caller == me().verifying_key()
     }
 
-    fn serve(&self, _: &VerifyingKey, request: Bytes) -> Bytes {
+    fn serve(&self, _: &VerifyingKey, request: Bytes) -> Answered {
         let shared = self.0.agree(request.first_chunk().unwrap());
-        Bytes::copy_from_slice(&shared)
+        Bytes::copy_from_slice(&shared).into()
     }
 }
 
@@ -107,26 +116,47 @@ fn bare_rate(time: Duration) -> f64 {
     f64::from(done) / (processor_time() - used)
 }
 
+/// A service over a store in this folder, with a CMK, for the clients.
+fn service(folder: &std::path::Path) -> LocalService {
+    let (root, _) = RootKey::generate("2026-01-01T00:00:00Z").unwrap();
+    let service = LocalService::create(&folder.join("store"), &root).unwrap();
+    let all = "allow = [{ verbs = [\"*\"], keys = [\"*\"] }]";
+    let policy = format!("[[caller]]\nname = \"clients\"\nkey = \"{}\"\n{all}\n", me().verifying_key());
+    service.set_policy(AccessPolicy::from_toml(&policy).unwrap());
+    service
+}
+
 /// The server's process. Each line that it reads asks for its processor time and the bare rate since.
 fn serve() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("kms");
-    let unix = runtime.block_on(async { tokio::net::UnixListener::bind(&path) }).unwrap();
-    println!("{}\nunix:{}", listener.local_addr().unwrap(), path.display());
-    let server = Server::new(server_identity(), Arc::new(Handler(DhKey::generate())), ServerLimits::default());
-    std::thread::spawn(|| {
-        for line in std::io::stdin().lines() {
-            match line.unwrap().as_str() {
-                "time" => println!("{}", processor_time()),
-                "rate" => println!("{}", bare_rate(Duration::from_millis(500))),
-                _ => break,
-            }
+    let service = Arc::new(service(folder.path()));
+    let handlers: [(&str, Arc<dyn Serve>); 2] = [("bare", Arc::new(Handler(DhKey::generate()))), ("service", service.clone())];
+    for (name, handler) in handlers {
+        let path = folder.path().join(name);
+        let (tcp, unix) = runtime.block_on(async {
+            (tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), tokio::net::UnixListener::bind(&path).unwrap())
+        });
+        println!("{}\nunix:{}", tcp.local_addr().unwrap(), path.display());
+        let server = Server::new(server_identity(), handler, ServerLimits::default());
+        runtime.spawn(server.run(vec![Listener::from(tcp), Listener::from(unix)], std::future::pending()));
+    }
+    // As the program does.
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let service = service.clone();
+            tokio::task::spawn_blocking(move || service.tend().unwrap()).await.unwrap();
         }
-        std::process::exit(0);
     });
-    runtime.block_on(server.run(vec![Listener::from(listener), Listener::from(unix)], std::future::pending()));
+    for line in std::io::stdin().lines() {
+        match line.unwrap().as_str() {
+            "time" => println!("{}", processor_time()),
+            "rate" => println!("{}", bare_rate(Duration::from_millis(150))),
+            _ => break,
+        }
+    }
+    std::process::exit(0);
 }
 
 struct Remote {
@@ -166,10 +196,45 @@ fn again(role: &str, core: usize) -> Command {
     command
 }
 
-fn request() -> Bytes {
-    let mut request = vec![9; REQUEST];
-    request[..32].copy_from_slice(Cmk::from_x25519(&[5; 32]).recipient().as_x25519().unwrap());
-    request.into()
+/// What the clients of a server ask for.
+enum Asked {
+    /// One bare Diffie-Hellman.
+    Bare,
+    /// decrypt_data_key, of DEKs of which no two are the same.
+    DataKeys(Vec<Vec<u8>>),
+}
+
+impl Asked {
+    async fn data_keys(client: &Client) -> Self {
+        let key = client.create_key(Kem::X25519, None).await.unwrap().id.into();
+        let mut wrapped = Vec::new();
+        for _ in 0..CLIENTS * DEKS {
+            wrapped.push(client.generate_data_key(&key, false).await.unwrap().ciphertext);
+        }
+        Self::DataKeys(wrapped)
+    }
+
+    /// The `n`th request of the `i`th client, answered.
+    async fn ask(&self, client: &Client, i: usize, n: usize) {
+        match self {
+            Self::Bare => {
+                let mut request = vec![9; REQUEST];
+                request[..32].copy_from_slice(Cmk::from_x25519(&[5; 32]).recipient().as_x25519().unwrap());
+                assert_eq!(client.call(request.into(), true).await.unwrap().len(), 32);
+            }
+            Self::DataKeys(wrapped) => {
+                let block = wrapped[i * DEKS + n % DEKS].clone();
+                black_box(client.decrypt_data_key(WrappedDek::Block(block)).await.unwrap());
+            }
+        }
+    }
+}
+
+/// Who asks what, and how many requests each has under way.
+struct Load<'a> {
+    clients: &'a [Client],
+    asked: &'a Arc<Asked>,
+    at_once: usize,
 }
 
 fn clients(address: &str) -> Vec<Client> {
@@ -177,17 +242,20 @@ fn clients(address: &str) -> Vec<Client> {
     (0..CLIENTS).map(|_| client()).collect()
 }
 
-/// Every client asks again as soon as it is answered; requests that were answered.
-async fn as_fast_as_it_goes(clients: &[Client], time: Duration) -> u32 {
+/// Every client asks again as soon as it is answered, so many times at once; requests that were answered.
+async fn as_fast_as_it_goes(load: &Load<'_>, time: Duration) -> usize {
     let ended = Instant::now() + time;
-    let each = clients.iter().cloned().map(|client| {
-        tokio::spawn(async move {
-            let (request, mut answered) = (request(), 0);
-            while Instant::now() < ended {
-                client.call(request.clone(), true).await.unwrap();
-                answered += 1;
-            }
-            answered
+    let each = load.clients.iter().cloned().enumerate().flat_map(|(i, client)| {
+        (0..load.at_once).map(move |_| (i, client.clone())).map(|(i, client)| {
+            let asked = load.asked.clone();
+            tokio::spawn(async move {
+                let mut answered = 0;
+                while Instant::now() < ended {
+                    asked.ask(&client, i, answered).await;
+                    answered += 1;
+                }
+                answered
+            })
         })
     });
     let mut all = 0;
@@ -198,21 +266,21 @@ async fn as_fast_as_it_goes(clients: &[Client], time: Duration) -> u32 {
 }
 
 /// Clients ask so often together; how long each request took from when it was due, sorted.
-async fn at_a_rate(clients: &[Client], rate: f64, time: Duration) -> Vec<Duration> {
+async fn at_a_rate(clients: &[Client], asked: &Arc<Asked>, rate: f64, time: Duration) -> Vec<Duration> {
     let apart = Duration::from_secs_f64(CLIENTS as f64 / rate);
     let began = Instant::now();
     let each = clients.iter().cloned().enumerate().map(|(i, client)| {
+        let asked = asked.clone();
         tokio::spawn(async move {
-            let (request, mut took) = (request(), Vec::new());
+            let mut took = Vec::new();
             let mut due = began + apart.mul_f64(i as f64 / CLIENTS as f64);
             while due < began + time {
                 // A timer wakes all of a millisecond at once.
                 while Instant::now() < due {
                     tokio::task::yield_now().await;
                 }
-                let asked = Instant::now();
-                client.call(request.clone(), true).await.unwrap();
-                took.push(asked.elapsed());
+                asked.ask(&client, i, took.len()).await;
+                took.push(due.elapsed());
                 due += apart;
             }
             took
@@ -230,30 +298,43 @@ fn ask() -> bool {
     let mut child = again("server", 0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let answers = BufReader::new(child.stdout.take().unwrap());
     let mut remote = Remote { child, answers };
-    let (tcp, unix) = (remote.line(), remote.line());
+    let [bare_tcp, bare_unix, tcp, unix] = [(); 4].map(|()| remote.line());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (share, _) = shares(&mut remote, &clients(&unix)).await;
-        println!("over a Unix socket: share of bare Diffie-Hellmans {share:.3}");
-        let clients = clients(&tcp);
-        let (share, fastest) = shares(&mut remote, &clients).await;
-        let spread = spread(&clients, fastest / 2.0).await;
-        println!(
-            "over TCP: share of bare Diffie-Hellmans {share:.3} (at least {SHARE}); p99 / p50 {spread:.2} (at most {SPREAD})"
-        );
-        share >= SHARE && spread <= SPREAD
+        let bare = Arc::new(Asked::Bare);
+        for (on, address) in [("a Unix socket", bare_unix), ("TCP", bare_tcp)] {
+            let (share, _) = shares(&mut remote, &Load { clients: &clients(&address), asked: &bare, at_once: 1 }).await;
+            println!("connections alone, over {on}: {share:.3} of the bare Diffie-Hellmans");
+        }
+        let data_keys = Arc::new(Asked::data_keys(&clients(&tcp)[0]).await);
+        let (mut most, mut fastest) = (0.0f64, 0.0);
+        for (on, address) in [("a Unix socket", unix), ("TCP", tcp.clone())] {
+            let clients = clients(&address);
+            for at_once in [1, AT_ONCE] {
+                let (share, rate) = shares(&mut remote, &Load { clients: &clients, asked: &data_keys, at_once }).await;
+                println!(
+                    "decrypt-data-key, over {on}, {at_once} calls of a client at once: {share:.3} of the bare Diffie-Hellmans"
+                );
+                (most, fastest) = (share, rate);
+            }
+        }
+        println!("of which at least {SHARE} are wanted");
+        let spread = spread(&clients(&tcp), &data_keys, fastest / 2.0).await;
+        println!("at half of that: p99 / p50 {spread:.2} (at most {SPREAD})");
+        most >= SHARE && spread <= SPREAD
     })
 }
 
 /// What requests come to beside bare Diffie-Hellmans, in the median of some rounds; and requests a second, in the fastest.
-async fn shares(remote: &mut Remote, clients: &[Client]) -> (f64, f64) {
-    as_fast_as_it_goes(clients, Duration::from_millis(500)).await;
+async fn shares(remote: &mut Remote, load: &Load<'_>) -> (f64, f64) {
+    as_fast_as_it_goes(load, Duration::from_millis(500)).await;
     let (mut shares, mut fastest) = (Vec::new(), 0.0f64);
-    for _ in 0..5 {
+    for _ in 0..ROUNDS {
         let bare = remote.ask("rate");
         let (before, began) = (remote.ask("time"), Instant::now());
-        let answered = f64::from(as_fast_as_it_goes(clients, ROUND).await);
+        let answered = as_fast_as_it_goes(load, ROUND).await as f64;
         let (used, wall) = (remote.ask("time") - before, began.elapsed().as_secs_f64());
+        let bare = f64::midpoint(bare, remote.ask("rate"));
         let (rate, share) = (answered / used, answered / used / bare);
         println!("{:.0} a second, {:.0} % of a core: {rate:.0} of {bare:.0}: {share:.3}", answered / wall, 100.0 * used / wall);
         shares.push(share);
@@ -264,10 +345,10 @@ async fn shares(remote: &mut Remote, clients: &[Client]) -> (f64, f64) {
 }
 
 /// The slowest hundredth beside the median, at so many requests a second; the best of some rounds.
-async fn spread(clients: &[Client], rate: f64) -> f64 {
+async fn spread(clients: &[Client], asked: &Arc<Asked>, rate: f64) -> f64 {
     let mut least = f64::MAX;
     for _ in 0..4 {
-        let took = at_a_rate(clients, rate, ROUND).await;
+        let took = at_a_rate(clients, asked, rate, ROUND).await;
         let (half, most) = (took[took.len() / 2], took[took.len() * 99 / 100]);
         let spread = most.as_secs_f64() / half.as_secs_f64();
         println!("at {rate:.0} a second: p50 {half:?}, p99 {most:?}: {spread:.2}");

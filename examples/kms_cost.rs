@@ -18,8 +18,8 @@ use sealwire::{
     Kem, Keyring, KmsKey, Opener, Policy, Recipient, Reuse, Sealer, SenderKey, Suite,
     keys::VerifyingKey,
     kms::{
-        AccessPolicy, Client, Identity, KeyRef, KeyService, KmsError, Listener, LocalService, PROVIDER, Resolver, SECRET_MAX,
-        Serve, Server, ServerLimits, data_key, store::RootKey,
+        AccessPolicy, Answered, Client, Identity, KeyRef, KeyService, KmsError, Listener, LocalService, PROVIDER, Resolver,
+        SECRET_MAX, Serve, Server, ServerLimits, data_key, store::RootKey,
     },
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -72,9 +72,13 @@ impl Serve for Counted {
         self.service.knows(caller)
     }
 
-    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
+    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Answered {
         self.calls.fetch_add(1, Relaxed);
         self.service.serve(caller, request)
+    }
+
+    fn settle(&self, answered: Answered) -> Bytes {
+        self.service.settle(answered)
     }
 
     fn may_block(&self, request: &[u8]) -> bool {

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use sealwire::{
     ChannelSealer, Cmk, Role, Sealer, SenderKey, VerifyingKey,
     connection::Times,
-    kms::{Client, ClientLimits, Identity, Listener, PublicIdentity, Serve, Server, ServerLimits},
+    kms::{Answered, Client, ClientLimits, Identity, Listener, PublicIdentity, Serve, Server, ServerLimits},
 };
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -44,8 +44,8 @@ impl Serve for Echo {
         caller == me().verifying_key()
     }
 
-    fn serve(&self, _: &VerifyingKey, request: Bytes) -> Bytes {
-        request
+    fn serve(&self, _: &VerifyingKey, request: Bytes) -> Answered {
+        request.into()
     }
 }
 

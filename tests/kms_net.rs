@@ -13,7 +13,10 @@ use futures_util::{SinkExt, StreamExt};
 use sealwire::{
     ChannelOpener, ChannelSealer, Cmk, Keyring, Opener, Recipient, Reuse, Role, Sealer, SealerBuilder, SenderKey, VerifyingKey,
     connection::{OpenedStream, SealedSink, Times},
-    kms::{Client, ClientError, ClientLimits, Identity, Listener, PublicIdentity, Serve, Server, ServerLimits, Stopped, Why},
+    kms::{
+        Answered, Client, ClientError, ClientLimits, Identity, Listener, PublicIdentity, REQUEST_MAX, Serve, Server,
+        ServerLimits, Stopped, Why,
+    },
     reply_binding,
 };
 use sha2::{Digest, Sha256};
@@ -50,24 +53,67 @@ impl Serve for Handler {
         caller == me().verifying_key()
     }
 
-    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
+    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Answered {
         assert_eq!(caller, me().verifying_key());
         self.served.fetch_add(1, SeqCst);
         match request.first() {
-            Some(b'L') => vec![b'l'; 1 << 20].into(),
-            Some(b'X') => vec![b'x'; (1 << 20) + 1].into(),
+            Some(b'L') => Bytes::from(vec![b'l'; 1 << 20]).into(),
+            Some(b'X') => Bytes::from(vec![b'x'; (1 << 20) + 1]).into(),
             Some(b'S') => {
                 std::thread::sleep(Duration::from_millis(300));
-                request
+                request.into()
             }
             Some(b'P') => panic!("as was asked"),
-            _ => request,
+            _ => request.into(),
         }
     }
 
     fn may_block(&self, request: &[u8]) -> bool {
         request.starts_with(b"S")
     }
+}
+
+/// Answers with whether what an answer waits for was done.
+struct Settled;
+
+impl Serve for Settled {
+    fn knows(&self, _: &VerifyingKey) -> bool {
+        true
+    }
+
+    fn serve(&self, _: &VerifyingKey, request: Bytes) -> Answered {
+        request.into()
+    }
+
+    fn settle(&self, answered: Answered) -> Bytes {
+        [&answered.answer[..], b", settled"].concat().into()
+    }
+
+    fn may_block(&self, request: &[u8]) -> bool {
+        request.starts_with(b"S")
+    }
+}
+
+/// No answer leaves that was not settled: alone, among many, longer than a turn's, from a thread of its own.
+#[tokio::test]
+async fn answers_are_settled() {
+    let (listener, address) = tcp().await;
+    let server = Server::new(identity(), Arc::new(Settled), ServerLimits::default());
+    let running = tokio::spawn(server.run(vec![listener], std::future::pending()));
+    let client = Client::builder(identity().public(), me()).address(&address).limits(patient()).build().unwrap();
+    let mut lengths = vec![1, 100, 60_000, REQUEST_MAX];
+    lengths.extend([50; 200]);
+    let calls = lengths.into_iter().enumerate().map(|(i, len)| {
+        let (client, asked) = (client.clone(), vec![if i % 7 == 0 { b'S' } else { b'a' }; len]);
+        tokio::spawn(async move {
+            let answer = client.call(asked.clone().into(), true).await.unwrap();
+            assert_eq!(answer, [&asked[..], b", settled"].concat());
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+    running.abort();
 }
 
 /// A server that runs, and how to end it.

@@ -16,9 +16,9 @@ use super::{
     keys::Keys,
     message::{Answer, Request, Verb},
     policy::{AccessPolicy, Rights, SCHEDULE},
-    server::{Serve, wiped},
+    server::{Answered, Serve, wiped},
     service::{Answers, Reply},
-    store::{Record, Repaired, Replica, RootKey, Store, StoreError},
+    store::{Queued, Record, Repaired, Replica, RootKey, Store, StoreError},
 };
 use crate::{
     keys::VerifyingKey,
@@ -104,10 +104,21 @@ enum Kept {
 }
 
 impl Kept {
-    fn log(&self, record: &Record) -> Result<(), StoreError> {
+    /// `None` where no log is kept.
+    fn queue(&self, record: &Record) -> Result<Option<Queued>, StoreError> {
         match self {
-            Self::Store(store) => store.log(record),
-            Self::Replica(replica) => replica.log(record),
+            Self::Store(store) => store.queue(record).map(Some),
+            Self::Replica(replica) => replica.queue(record),
+            Self::Nowhere => Ok(None),
+            #[cfg(test)]
+            Self::Broken => Err(StoreError::Failed),
+        }
+    }
+
+    fn settle(&self, queued: Queued) -> Result<(), StoreError> {
+        match self {
+            Self::Store(store) => store.settle(queued),
+            Self::Replica(replica) => replica.settle(queued),
             Self::Nowhere => Ok(()),
             #[cfg(test)]
             Self::Broken => Err(StoreError::Failed),
@@ -232,12 +243,14 @@ impl LocalService {
     /// [`KmsError`]; nothing was changed. Where the line could not be written, nothing is answered.
     pub fn ask(&self, caller: Caller<'_>, request: Request) -> Result<Answer, KmsError> {
         let verb = request.verb();
-        let answer = self.ask_uncounted(caller, request);
+        let (answer, queued) = self.ask_queued(caller, request);
+        let answer = self.write_down(queued).and(answer);
         self.count(verb, result(&answer));
         answer
     }
 
-    fn ask_uncounted(&self, caller: Caller<'_>, request: Request) -> Result<Answer, KmsError> {
+    /// The same, up to the line in the log: nobody is told before that is settled.
+    fn ask_queued(&self, caller: Caller<'_>, request: Request) -> (Result<Answer, KmsError>, Option<Queued>) {
         let (now, verb) = (self.clock.unix_seconds(), request.verb());
         let policy = self.policy();
         let rights = match caller {
@@ -252,22 +265,34 @@ impl LocalService {
             result: result(&handled.answer).into(),
         };
         if verb.is_change() {
-            return self.change(rights, request, now, record);
+            return (self.change(rights, request, now, record), None);
         }
         let handled = handle(&read(&self.keys), rights, request, now, &mut Entropy::default());
         // [KMS-49]
-        read(&self.kept).log(&record(&handled)).map_err(failed)?;
-        handled.answer
+        match self.queue(&record(&handled)) {
+            Ok(queued) => (handled.answer, queued),
+            Err(error) => (Err(error), None),
+        }
+    }
+
+    fn queue(&self, record: &Record) -> Result<Option<Queued>, KmsError> {
+        read(&self.kept).queue(record).map_err(failed)
+    }
+
+    fn write_down(&self, queued: Option<Queued>) -> Result<(), KmsError> {
+        queued.map_or(Ok(()), |queued| read(&self.kept).settle(queued).map_err(failed))
     }
 
     /// What cannot be read has its line, too. [KMS-49]
-    fn refuse(&self, caller: &VerifyingKey, request: &[u8], error: &ParseError) -> Result<Answer, KmsError> {
+    fn refuse(&self, caller: &VerifyingKey, request: &[u8], error: &ParseError) -> (Result<Answer, KmsError>, Option<Queued>) {
         let (at, policy) = (self.clock.unix_seconds(), self.policy());
         let action = Verb::of(request).map_or("unknown", Verb::name);
         let error = KmsError::Invalid(error.to_string());
         let [caller, action, result] = [policy.rights(caller, at).name, action, error.reason()].map(String::from);
-        read(&self.kept).log(&Record { at, caller, action, key: None, result }).map_err(failed)?;
-        Err(error)
+        match self.queue(&Record { at, caller, action, key: None, result }) {
+            Ok(queued) => (Err(error), queued),
+            Err(failed) => (Err(failed), None),
+        }
     }
 
     fn change(
@@ -292,7 +317,10 @@ impl LocalService {
         };
         match state {
             Some(state) => kept.replace(&state, &record(&handled))?,
-            None => kept.log(&record(&handled)).map_err(failed)?,
+            None => {
+                let queued = kept.queue(&record(&handled)).map_err(failed)?;
+                queued.map_or(Ok(()), |queued| kept.settle(queued)).map_err(failed)?;
+            }
         }
         let mut keys = write(&self.keys);
         handled.changes.into_iter().for_each(|change| keys.apply(change));
@@ -385,12 +413,23 @@ impl Serve for LocalService {
         self.policy().admits(caller, self.clock.unix_seconds())
     }
 
-    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Bytes {
-        let answer = match Request::decode(&request) {
-            Ok(request) => self.ask(Caller::Sender(caller), request),
-            Err(error) => self.refuse(caller, &request, &error),
+    fn serve(&self, caller: &VerifyingKey, request: Bytes) -> Answered {
+        let (verb, (answer, queued)) = match Request::decode(&request) {
+            Ok(request) => (Some(request.verb()), self.ask_queued(Caller::Sender(caller), request)),
+            Err(error) => (None, self.refuse(caller, &request, &error)),
         };
-        wiped(Answer::encode(&answer))
+        if let Some(verb) = verb {
+            self.count(verb, result(&answer));
+        }
+        Answered { answer: wiped(Answer::encode(&answer)), queued }
+    }
+
+    /// An answer whose line could not be written is not told. [KMS-49]
+    fn settle(&self, answered: Answered) -> Bytes {
+        match self.write_down(answered.queued) {
+            Ok(()) => answered.answer,
+            Err(error) => wiped(Answer::encode(&Err(error))),
+        }
     }
 
     fn may_block(&self, request: &[u8]) -> bool {
@@ -406,6 +445,11 @@ mod tests {
         kms::{KeyRef, KeyService, KeyState, store::records},
         wire::Kem,
     };
+
+    /// What a caller hears.
+    fn told(service: &LocalService, caller: &VerifyingKey, request: Bytes) -> Bytes {
+        Serve::settle(service, service.serve(caller, request))
+    }
 
     fn requests(key: KeyRef) -> Vec<Request> {
         let encrypt = |secret: &[u8]| Request::Encrypt { key: key.clone(), secret: secret.to_vec().into(), context: vec![] };
@@ -438,7 +482,7 @@ mod tests {
             }
         }
         assert_eq!(read(&service.keys).encode_with(&[]), before);
-        let answer = service.serve(&stranger, requests(key.id.into()).remove(2).encode().unwrap().to_vec().into());
+        let answer = told(&service, &stranger, requests(key.id.into()).remove(2).encode().unwrap().to_vec().into());
         assert_eq!(answer.first(), Some(&0x88));
     }
 
@@ -496,15 +540,15 @@ mod tests {
         let service = LocalService::create(&store, &root).unwrap();
         service.set_policy(policy(&caller, ""));
         let malformed = Bytes::from_static(&[3, 0, 1]);
-        assert_eq!(service.serve(&caller, malformed.clone())[0], 0x84);
+        assert_eq!(told(&service, &caller, malformed.clone())[0], 0x84);
         let Record { caller: name, action, result, .. } = last_line(&store);
         assert_eq!((&name[..], &action[..], &result[..]), ("a", "describe-key", "invalid"));
-        assert_eq!(service.serve(&caller, Bytes::from_static(&[99]))[0], 0x84);
+        assert_eq!(told(&service, &caller, Bytes::from_static(&[99]))[0], 0x84);
         assert_eq!(last_line(&store).action, "unknown");
         let replica = LocalService::open_replica(&store, &root, Some(&log)).unwrap();
         replica.set_policy(policy(&caller, ""));
         let create = Request::CreateKey { kem: Kem::X25519, alias: None }.encode().unwrap();
-        assert_eq!(*replica.serve(&caller, wiped(create)), [0x87]);
+        assert_eq!(*told(&replica, &caller, wiped(create)), [0x87]);
         let Record { caller: name, action, result, .. } = last_line(&log);
         assert_eq!((&name[..], &action[..], &result[..]), ("a", "create-key", "read-only"));
     }

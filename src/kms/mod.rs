@@ -80,7 +80,8 @@ pub use resolver::{
 pub(crate) use server::bind;
 #[cfg(feature = "kms")]
 pub use server::{
-    CONNECTIONS, CONNECTIONS_OF_CALLER, HELLO_TIME, Listener, RENEWALS, STRANGERS, Serve, Server, ServerLimits, Stopped, wiped,
+    Answered, CONNECTIONS, CONNECTIONS_OF_CALLER, HELLO_TIME, Listener, RENEWALS, STRANGERS, Serve, Server, ServerLimits,
+    Stopped, wiped,
 };
 #[cfg(feature = "kms")]
 pub use service::{Answers, DataKeyPair, KeyService, KeyUsed, PROVIDER, Reply, Unwrapped, WrappedDek};

@@ -238,6 +238,62 @@ mod tests {
         assert!(disk.faults.seen().ends_with(&backing_up));
     }
 
+    /// When lines that share a write cannot be written, none of those who wait for them is told; the log goes on without them, or, where
+    /// what was half written cannot be cut off, goes on when it is opened again.
+    #[test]
+    fn lines_together() {
+        for (kind, lasting) in WAYS {
+            let (place, disk) = (Place::new(), Disk::default());
+            let (store, _) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+            let before = place.uses();
+            let told = store.queue(&record("use")).unwrap();
+            store.settle(told).unwrap();
+            disk.faults.mend();
+            let together = [(); 3].map(|()| store.queue(&record("use")).unwrap());
+            assert_eq!((disk.faults.seen().len(), place.uses()), (0, before + 1), "nobody has asked for a write");
+            disk.faults.choose(1, kind, lasting);
+            let settled = together.map(|queued| store.settle(queued));
+            assert!(settled.iter().all(Result::is_err), "{kind:?}: {settled:?}");
+            disk.faults.mend();
+            let (later, again) = (store.queue(&record("use")), store.log(&record("use")));
+            let goes_on = again.is_ok();
+            assert_eq!(later.and_then(|later| store.settle(later)).is_ok(), goes_on);
+            assert!(together.into_iter().all(|queued| store.settle(queued).is_err()), "what was lost stays lost");
+            // One call wrote the last two.
+            assert_eq!(disk.faults.seen(), if goes_on { vec!["write"] } else { vec![] });
+            drop(store);
+            place.state();
+            let kept = place.uses() - before;
+            assert!(if goes_on { kept == 3 } else { (1..4).contains(&kept) }, "{kind:?} {lasting}: {kept}");
+        }
+    }
+
+    /// Lines that nobody settles are written when there are many, before a change, a rotation, a sync and the end.
+    #[test]
+    fn lines_that_wait() {
+        type Act = fn(&mut Store) -> Result<(), StoreError>;
+        let acts: [(Act, usize); 5] = [
+            (|store| store.replace(b"old", &record("change")), 1),
+            (|store| store.rotate(), 1),
+            (|store| store.sync(), 1),
+            (|_| Ok(()), 1),
+            (|store| (0..1000).try_for_each(|_| store.queue(&record("use")).map(drop)), 1001),
+        ];
+        for (i, (act, uses)) in acts.into_iter().enumerate() {
+            let (place, disk) = (Place::new(), Disk::default());
+            let (mut store, _) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+            let before = place.uses();
+            disk.faults.mend();
+            store.queue(&record("use")).unwrap();
+            act(&mut store).unwrap();
+            let writes = disk.faults.seen().iter().filter(|call| **call == "write").count();
+            assert!(if i == 3 { writes == 0 } else { (1..=4).contains(&writes) }, "{i}: {writes}");
+            drop(store);
+            place.state();
+            assert_eq!(place.uses(), before + uses, "{i}");
+        }
+    }
+
     #[test]
     fn replacing() {
         let failed = each_fault_of(|store| store.replace(b"new", &record("change")), b"new");

@@ -17,6 +17,9 @@ use crate::wire::len64;
 /// Bytes after which a file of a log is followed by another.
 pub const ROTATE_AT: u64 = 16 * 1024 * 1024;
 
+/// Bytes of lines that wait before they are written whoever waits for them.
+const WAITING_MAX: usize = 64 * 1024;
+
 /// A log that is written to. Everything of it is durable when it is synced or dropped.
 pub(super) struct Log {
     disk: Disk,
@@ -34,7 +37,13 @@ struct Inner {
     len: u64,
     /// Bytes that are durable.
     synced: u64,
+    /// Where the log stands in the file.
     end: Anchor,
+    /// Lines that wait to be written together, and where the log stands after them.
+    waiting: Vec<u8>,
+    after_waiting: Anchor,
+    /// How often lines that waited could not be written, and were dropped.
+    dropped: u64,
     /// A line that is durable elsewhere, and could not be appended yet.
     owed: Option<(Vec<u8>, Anchor)>,
     rotate_at: u64,
@@ -71,8 +80,20 @@ impl Log {
     fn at(disk: &Disk, folder: &Path, chain: Chain, file: File, at: (u64, u64, Anchor), has_lines: bool) -> Self {
         let (number, len, end) = at;
         // What was there may never have been synced by who wrote it.
-        let (file, owed) = (Arc::new(file), None);
-        let inner = Inner { file, number, has_lines, len, synced: 0, end, owed, rotate_at: ROTATE_AT, failed: false };
+        let inner = Inner {
+            file: Arc::new(file),
+            number,
+            has_lines,
+            len,
+            synced: 0,
+            end,
+            waiting: Vec::new(),
+            after_waiting: end,
+            dropped: 0,
+            owed: None,
+            rotate_at: ROTATE_AT,
+            failed: false,
+        };
         Self { disk: disk.clone(), folder: folder.into(), chain, inner: Mutex::new(inner) }
     }
 
@@ -83,16 +104,61 @@ impl Log {
     /// Appends a record; it outlives this process at once, and the machine when it was synced.
     pub(super) fn append(&self, record: &Record) -> Result<(), StoreError> {
         let mut inner = self.usable()?;
-        self.settle(&mut inner)?;
-        if inner.len >= inner.rotate_at && inner.has_lines {
-            let rotated = self.rotate_now(&mut inner);
-            // A file that could not be begun is begun later; one that is half exchanged takes no line.
-            if inner.failed {
-                return rotated;
-            }
+        self.gather(&mut inner, record)?;
+        self.write_waiting(&mut inner)
+    }
+
+    /// Has a record wait for a call to the system that it shares with others. What is done because of it is told to nobody before
+    /// [`settle`](Self::settle) was.
+    pub(super) fn queue(&self, record: &Record) -> Result<Queued, StoreError> {
+        let mut inner = self.usable()?;
+        self.gather(&mut inner, record)?;
+        let queued = Queued { seq: inner.after_waiting.seq, dropped: inner.dropped };
+        if inner.waiting.len() >= WAITING_MAX {
+            self.write_waiting(&mut inner)?;
         }
-        let (line, end) = self.chain.line(&inner.end, record, None)?;
-        self.put(&mut inner, &line, end)
+        Ok(queued)
+    }
+
+    /// Writes what waits, if this record still does. An error tells that it may not be in the log.
+    pub(super) fn settle(&self, queued: Queued) -> Result<(), StoreError> {
+        let mut inner = self.usable()?;
+        // Since then lines were dropped, and this one may have been among them.
+        if inner.dropped != queued.dropped {
+            return Err(StoreError::Failed);
+        }
+        if inner.end.seq >= queued.seq { Ok(()) } else { self.write_waiting(&mut inner) }
+    }
+
+    fn gather(&self, inner: &mut Inner, record: &Record) -> Result<(), StoreError> {
+        if inner.waiting.is_empty() {
+            self.pay(inner)?;
+            self.rotate_if_long(inner)?;
+            inner.after_waiting = inner.end;
+        }
+        inner.after_waiting = self.chain.line(&inner.after_waiting, record, None, &mut inner.waiting)?;
+        Ok(())
+    }
+
+    fn write_waiting(&self, inner: &mut Inner) -> Result<(), StoreError> {
+        if inner.waiting.is_empty() {
+            return Ok(());
+        }
+        let lines = std::mem::take(&mut inner.waiting);
+        let written = self.put(inner, &lines, inner.after_waiting);
+        inner.dropped += u64::from(written.is_err());
+        inner.waiting = lines;
+        inner.waiting.clear();
+        written
+    }
+
+    fn rotate_if_long(&self, inner: &mut Inner) -> Result<(), StoreError> {
+        if inner.len < inner.rotate_at || !inner.has_lines {
+            return Ok(());
+        }
+        let rotated = self.rotate_now(inner);
+        // A file that could not be begun is begun later; one that is half exchanged takes no line.
+        if inner.failed { rotated } else { Ok(()) }
     }
 
     /// The next line, for a record of a change that makes this generation, and where the log stands after it. All before is
@@ -100,20 +166,22 @@ impl Log {
     pub(super) fn draft(&self, record: &Record, generation: u64) -> Result<(Vec<u8>, Anchor), StoreError> {
         // [STO-9]
         self.sync()?;
-        self.chain.line(&self.lock().end, record, Some(generation))
+        let mut line = Vec::new();
+        let end = self.chain.line(&self.lock().end, record, Some(generation), &mut line)?;
+        Ok((line, end))
     }
 
     /// Takes a drafted line that is durable elsewhere: what cannot be appended now is appended before anything else.
     pub(super) fn take(&self, line: Vec<u8>, end: Anchor) {
         let mut inner = self.lock();
         inner.owed = Some((line, end));
-        let _ = self.settle(&mut inner);
+        let _ = self.pay(&mut inner);
     }
 
     /// Makes all lines durable.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let mut inner = self.usable()?;
-        self.settle(&mut inner)?;
+        self.write_all(&mut inner)?;
         let (file, len, number) = (Arc::clone(&inner.file), inner.len, inner.number);
         if inner.synced >= len {
             return Ok(());
@@ -137,7 +205,7 @@ impl Log {
     /// Goes on in a new file; the old one gets a number.
     pub(super) fn rotate(&self) -> Result<(), StoreError> {
         let mut inner = self.usable()?;
-        self.settle(&mut inner)?;
+        self.write_all(&mut inner)?;
         if inner.has_lines { self.rotate_now(&mut inner) } else { Ok(()) }
     }
 
@@ -150,7 +218,13 @@ impl Log {
         if inner.failed { Err(StoreError::Failed) } else { Ok(inner) }
     }
 
-    fn settle(&self, inner: &mut Inner) -> Result<(), StoreError> {
+    fn write_all(&self, inner: &mut Inner) -> Result<(), StoreError> {
+        self.pay(inner)?;
+        self.write_waiting(inner)
+    }
+
+    /// Appends the line that is owed. None waits meanwhile: it would be chained to another.
+    fn pay(&self, inner: &mut Inner) -> Result<(), StoreError> {
         let Some((line, end)) = inner.owed.take() else { return Ok(()) };
         let put = self.put(inner, &line, end);
         if put.is_err() {
@@ -159,13 +233,13 @@ impl Log {
         put
     }
 
-    /// Appends a line; when it cannot, nothing of it stays.
-    fn put(&self, inner: &mut Inner, line: &[u8], end: Anchor) -> Result<(), StoreError> {
-        if let Err(error) = self.disk.write(&inner.file, line) {
+    /// Appends lines; when it cannot, nothing of them stays.
+    fn put(&self, inner: &mut Inner, lines: &[u8], end: Anchor) -> Result<(), StoreError> {
+        if let Err(error) = self.disk.write(&inner.file, lines) {
             inner.failed |= self.disk.truncate(&inner.file, inner.len).is_err();
             return Err(StoreError::io("writing", current(&self.folder))(error));
         }
-        inner.len = inner.len.saturating_add(len64(line.len()));
+        inner.len = inner.len.saturating_add(len64(lines.len()));
         (inner.end, inner.has_lines) = (end, true);
         Ok(())
     }
@@ -189,6 +263,13 @@ impl Log {
         inner.has_lines = false;
         Ok(())
     }
+}
+
+/// A record that may still wait ([`Log::queue`]).
+#[derive(Debug, Clone, Copy)]
+pub struct Queued {
+    seq: u64,
+    dropped: u64,
 }
 
 impl Drop for Log {

@@ -57,7 +57,7 @@ pub use audit::{Records, Report, records, verify, verify_replica};
 pub use backup::{backup, restore};
 pub use error::{AuditError, LineError, RecordError, StoreError};
 pub use head::{HEAD_LEN, Head, STATE_FILE, STATE_MAX};
-pub use log::ROTATE_AT;
+pub use log::{Queued, ROTATE_AT};
 pub use record::{ACTION_MAX, Entry, LINE_MAX, PART_MAX, Record};
 pub use replica::Replica;
 pub use root::{RootKey, RootKind, Stretch};
@@ -142,6 +142,24 @@ impl Store {
     pub fn log(&self, record: &Record) -> Result<(), StoreError> {
         self.usable()?;
         self.log.append(record)
+    }
+
+    /// The same for a use that is told to nobody before [`settle`](Self::settle): several share one call to the system.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of the record is in the log.
+    pub fn queue(&self, record: &Record) -> Result<Queued, StoreError> {
+        self.usable()?;
+        self.log.queue(record)
+    }
+
+    /// Writes down what was queued, if it is not yet.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the record may not be in the log.
+    pub fn settle(&self, queued: Queued) -> Result<(), StoreError> {
+        self.usable()?;
+        self.log.settle(queued)
     }
 
     /// Makes what was logged durable.

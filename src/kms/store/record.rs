@@ -21,6 +21,8 @@ pub const PART_MAX: usize = 512;
 const BEFORE_MAC: &str = ",\"mac\":\"";
 const AFTER_MAC: &str = "\"}";
 const MAC_DIGITS: usize = 64;
+/// Bytes of most lines; longer ones grow.
+const BODY_LEN: usize = 256;
 
 /// Something that has happened. It holds no key bytes.
 ///
@@ -95,7 +97,7 @@ impl Entry {
     #[must_use]
     pub fn encode(&self) -> String {
         let body = body(self.seq, &self.record, self.generation);
-        with_mac(&body, &self.mac)
+        with_mac(body, &self.mac)
     }
 
     fn from_value(value: &Value) -> Option<Self> {
@@ -142,15 +144,21 @@ impl Chain {
         hmac(self.key.bytes(), &[&chain[..], body].concat()).unwrap_or_default()
     }
 
-    /// The line of a record after those up to `end`, with its end, and where the log stands then.
-    pub(super) fn line(&self, end: &Anchor, record: &Record, generation: Option<u64>) -> Result<(Vec<u8>, Anchor), StoreError> {
+    /// Adds the line of a record after those up to `end`, with its end; where the log stands then.
+    pub(super) fn line(
+        &self,
+        end: &Anchor,
+        record: &Record,
+        generation: Option<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<Anchor, StoreError> {
         record.check()?;
         let seq = end.seq.checked_add(1).ok_or(StoreError::Failed)?;
         let body = body(seq, record, generation);
         let chain = self.next(&end.chain, body.as_bytes());
-        let mut line = with_mac(&body, &chain).into_bytes();
-        line.push(b'\n');
-        Ok((line, Anchor { seq, chain }))
+        out.extend_from_slice(with_mac(body, &chain).as_bytes());
+        out.push(b'\n');
+        Ok(Anchor { seq, chain })
     }
 
     /// The first line of a file.
@@ -196,7 +204,7 @@ impl FileHead {
 
     /// The line, without its end.
     pub(super) fn encode(&self) -> String {
-        with_mac(&self.body(), &self.mac)
+        with_mac(self.body(), &self.mac)
     }
 
     fn body(&self) -> String {
@@ -205,34 +213,51 @@ impl FileHead {
     }
 }
 
+/// One of these for every request: nothing is formatted that can be copied.
 fn body(seq: u64, record: &Record, generation: Option<u64>) -> String {
     let Record { at, caller, action, key, result } = record;
-    let [caller, action, result] = [caller, action, result].map(|part| quoted(part));
-    let key = key.as_deref().map_or_else(|| "null".into(), quoted);
-    let mut body =
-        format!("{{\"seq\":{seq},\"at\":{at},\"caller\":{caller},\"action\":{action},\"key\":{key},\"result\":{result}");
+    let mut body = String::with_capacity(BODY_LEN);
+    let _ = write!(body, "{{\"seq\":{seq},\"at\":{at}");
+    for (name, part) in [
+        (",\"caller\":", Some(caller)),
+        (",\"action\":", Some(action)),
+        (",\"key\":", key.as_ref()),
+        (",\"result\":", Some(result)),
+    ] {
+        body.push_str(name);
+        match part {
+            Some(part) => quote(part, &mut body),
+            None => body.push_str("null"),
+        }
+    }
     if let Some(generation) = generation {
         let _ = write!(body, ",\"generation\":{generation}");
     }
     body
 }
 
-fn with_mac(body: &str, mac: &[u8; 32]) -> String {
-    [body, BEFORE_MAC, &hex(mac), AFTER_MAC].concat()
+fn with_mac(mut body: String, mac: &[u8; 32]) -> String {
+    body.push_str(BEFORE_MAC);
+    push_hex(mac, &mut body);
+    body.push_str(AFTER_MAC);
+    body
 }
 
-/// A JSON string in which nothing moves a cursor or turns text around. [STO-14]
-fn quoted(text: &str) -> String {
-    let json = Value::from(text).to_string();
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
+/// Adds a JSON string in which nothing moves a cursor or turns text around. [STO-14]
+fn quote(text: &str, out: &mut String) {
+    let plain = |c: u8| c.is_ascii_graphic() && c != b'"' && c != b'\\' || c == b' ';
+    if text.bytes().all(plain) {
+        out.push('"');
+        out.push_str(text);
+        return out.push('"');
+    }
+    for c in Value::from(text).to_string().chars() {
         if moves_text(c) {
             let _ = write!(out, "\\u{:04x}", u32::from(c));
         } else {
             out.push(c);
         }
     }
-    out
 }
 
 /// Controls, ends of lines, and marks of direction; all of them are below U+10000.
@@ -243,10 +268,15 @@ fn moves_text(c: char) -> bool {
 
 fn hex(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(out, "{byte:02x}");
-    }
+    push_hex(bytes, &mut out);
     out
+}
+
+fn push_hex(bytes: &[u8], out: &mut String) {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 15)]);
+    for byte in bytes {
+        out.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -11,7 +11,7 @@ use super::{
     AuditError, Head, Record, RootKey, StoreError,
     audit::log_id,
     disk::Disk,
-    log::{self, Log},
+    log::{self, Log, Queued},
     open_with, read_state,
     record::Anchor,
     root::Root,
@@ -98,6 +98,22 @@ impl Replica {
     /// [`StoreError`]: nothing of the record is in the log.
     pub fn log(&self, record: &Record) -> Result<(), StoreError> {
         self.log.as_ref().map_or(Ok(()), |(log, _)| log.append(record))
+    }
+
+    /// The same for a use that is told to nobody before [`settle`](Self::settle).
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of the record is in the log.
+    pub fn queue(&self, record: &Record) -> Result<Option<Queued>, StoreError> {
+        self.log.as_ref().map(|(log, _)| log.queue(record)).transpose()
+    }
+
+    /// Writes down what was queued, if it is not yet.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the record may not be in the log.
+    pub fn settle(&self, queued: Queued) -> Result<(), StoreError> {
+        self.log.as_ref().map_or(Ok(()), |(log, _)| log.settle(queued))
     }
 
     /// Makes what was logged durable.
