@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64ct::{Base64, Encoding};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 use program::{Place, memory::times_in};
 use sealwire::{
     Cmk, Dek, SenderKey,
@@ -35,16 +35,30 @@ fn main() {
     if let Ok(server) = env::var(CLIENT) {
         return be_a_client(&server);
     }
-    let is_let = may_look();
-    if !is_let {
-        eprintln!("SKIPPED: memory of a key service and its callers: the system lets nobody look into other processes");
-    }
-    let look = Trial::test("secrets_are_in_no_memory_but_where_they_are_used", look).with_ignored_flag(!is_let);
-    libtest_mimic::run(&Arguments::from_args(), vec![look]).exit();
+    let all = [
+        trial("a_client_has_no_cmk_and_nothing_that_it_let_go_of", may_look_at_a_child(), look_at_a_client),
+        trial("a_server_has_nothing_that_it_has_answered", may_look_at_a_server(), look_at_a_server),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), all.into()).exit();
 }
 
-/// Whether a process that may not be dumped can be looked into, as a server is one: root can, where nothing is hardened further.
-fn may_look() -> bool {
+fn trial(name: &'static str, is_let: bool, look: fn()) -> Trial {
+    if !is_let {
+        eprintln!("SKIPPED: {name}: the system lets nobody look into the memory of this process");
+    }
+    Trial::test(name, move || Ok(look())).with_ignored_flag(!is_let)
+}
+
+fn may_look_at_a_child() -> bool {
+    let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let is_let = times_in(child.id(), &[b"sealwire".to_vec()]).is_ok();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    is_let
+}
+
+/// A server is a process that may not be dumped: root can look into it, where nothing is hardened further.
+fn may_look_at_a_server() -> bool {
     let service = Service::new();
     times_in(service.serve().child.id(), &[b"sealwire".to_vec()]).is_ok()
 }
@@ -125,40 +139,56 @@ impl Drop for Asking {
 
 // Who looks.
 
-fn look() -> Result<(), Failed> {
-    let service = Service::new();
-    service.create(KEYS[0]);
-    service.json("create-key", &["--alias", KEYS[1], "--pq"]);
-    let direct = unusual();
-    let encrypted = service.kms_with("encrypt", &["--context", "c", KEYS[0]], &direct).silent();
-    service.place.write("secret", &encrypted.out);
-    let cmks = cmks(&service);
-    let served = service.serve_with(&["--json", "--on", "127.0.0.1:0"]);
-    let server = served.child.id();
-    let mut client = Asking::start(&service.place, &served.address);
-    let asking = client.child.id();
+/// A service with CMKs, one that is served, and a client that holds what it was given.
+struct Scene {
+    service: Service,
+    served: Served,
+    client: Asking,
+    /// Secret halves.
+    cmks: Vec<Vec<u8>>,
+    /// DEKs, and a secret that was encrypted directly.
+    secrets: Vec<Vec<u8>>,
+}
 
-    client.waits_for("holds");
-    let secrets: Vec<_> = deks(&service, &served).into_iter().chain([direct]).collect();
-    assert_eq!(times_in(asking, &cmks).unwrap(), [0, 0], "a CMK in the memory of a client");
-    let held = times_in(asking, &secrets).unwrap();
+impl Scene {
+    fn begin() -> Self {
+        let service = Service::new();
+        service.create(KEYS[0]);
+        service.json("create-key", &["--alias", KEYS[1], "--pq"]);
+        let direct = unusual();
+        let encrypted = service.kms_with("encrypt", &["--context", "c", KEYS[0]], &direct).silent();
+        service.place.write("secret", &encrypted.out);
+        let cmks = cmks(&service);
+        let served = service.serve_with(&["--json", "--on", "127.0.0.1:0"]);
+        let mut client = Asking::start(&service.place, &served.address);
+        client.waits_for("holds");
+        let secrets = deks(&service, &served).into_iter().chain([direct]).collect();
+        Self { service, served, client, cmks, secrets }
+    }
+}
+
+fn look_at_a_client() {
+    let Scene { served: _served, mut client, cmks, secrets, service } = Scene::begin();
+    let pid = client.child.id();
+    assert_eq!(times_in(pid, &cmks).unwrap(), [0, 0], "a CMK in the memory of a client");
+    let held = times_in(pid, &secrets).unwrap();
     assert!(held.iter().all(|times| *times >= 1), "what the client holds is found: {held:?}");
     client.goes_on();
     client.waits_for("has let go");
-    assert_eq!(times_in(asking, &secrets).unwrap(), vec![0; secrets.len()], "what a client has let go of");
-    assert_eq!(times_in(asking, &cmks).unwrap(), [0, 0], "a CMK in the memory of a client");
+    assert_eq!(times_in(pid, &secrets).unwrap(), vec![0; secrets.len()], "what the client has let go of");
+    assert_eq!(times_in(pid, &cmks).unwrap(), [0, 0], "a CMK in the memory of a client");
+    drop(service);
+}
 
-    // That the server's own are found shows that it was looked at.
-    let used = times_in(server, &cmks).unwrap();
+/// That the server's own are found shows that it was looked at.
+fn look_at_a_server() {
+    let Scene { service, served, client, cmks, secrets } = Scene::begin();
+    let pid = served.child.id();
+    let used = times_in(pid, &cmks).unwrap();
     assert!(used.iter().all(|times| *times >= 1), "the server uses its CMKs: {used:?}");
-    let mut left = Vec::new();
-    eventually("a server without what it has answered", || {
-        left = times_in(server, &secrets).unwrap();
-        left.iter().all(|times| *times == 0)
-    });
-    client.goes_on();
+    eventually("a server without what it has answered", || times_in(pid, &secrets).unwrap().iter().all(|times| *times == 0));
+    drop(client);
     nothing_is_written(&service, served, &[cmks, secrets].concat());
-    Ok(())
 }
 
 /// 32 bytes that stand nowhere by accident.
