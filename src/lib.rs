@@ -49,8 +49,13 @@ pub mod codec;
 pub mod connection;
 mod crypto;
 pub mod keys;
-#[cfg(any(feature = "kms", feature = "pkcs11"))]
+#[cfg(feature = "kms")]
 pub mod kms;
+/// Of the key service, tokens alone: for the rest of it there is the feature `kms`.
+#[cfg(all(feature = "pkcs11", not(feature = "kms")))]
+pub mod kms {
+    pub mod pkcs11;
+}
 pub mod open;
 mod payload;
 mod platform;

@@ -7,12 +7,17 @@ use std::{
     hint::black_box,
     io::Read,
     os::unix::fs::FileExt,
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
 use bytes::BytesMut;
 use kit::{TestRng, scenarios};
-use sealwire::{ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, Limits, Opener, Policy, Role, Sealer, armor::ArmorReader};
+use sealwire::{
+    ChannelOpener, ChannelSealer, Cmk, Dek, Keyring, Limits, Opener, Policy, Role, Sealer, armor::ArmorReader,
+    connection::SealedSink,
+};
+use zeroize::{Zeroize, Zeroizing};
 
 mod kit;
 
@@ -137,6 +142,13 @@ fn a_small_stack_is_enough() {
     thread::Builder::new().stack_size(size << 10).spawn(work).unwrap().join().unwrap();
 }
 
+/// Held by each test that looks through memory: what one of them finds stands in its buffer, too, and is not for another to find.
+#[cfg(target_os = "linux")]
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// How often 32 bytes stand in the memory of this process that is writable and its own. `mask` keeps the pattern itself from
 /// being found.
 #[cfg(target_os = "linux")]
@@ -162,6 +174,7 @@ fn times_in_memory(masked: &[u8; 32], mask: u8) -> usize {
             at += if at + (len as u64) < end { len as u64 - 31 } else { len as u64 };
         }
     }
+    chunk.zeroize();
     found
 }
 
@@ -170,13 +183,14 @@ fn times_in_memory(masked: &[u8; 32], mask: u8) -> usize {
 #[cfg(target_os = "linux")]
 #[test]
 fn secrets_are_gone_after_use() {
+    let _alone = alone();
     const MASK: u8 = 0xa5;
     let (mut dek, mut cmk) = ([0u8; 32], [0u8; 32]);
     let mut rng = TestRng::new(u64::from(std::process::id()));
     rng.fill(&mut dek);
     rng.fill(&mut cmk);
     // Only masked forms stay here.
-    let unmasked = |masked: &[u8; 32]| zeroize::Zeroizing::new(masked.map(|byte| byte ^ MASK));
+    let unmasked = |masked: &[u8; 32]| Zeroizing::new(masked.map(|byte| byte ^ MASK));
     let use_them = |fail: bool| {
         let secret = Cmk::from_x25519(&unmasked(&cmk));
         let to = secret.recipient().clone();
@@ -214,6 +228,7 @@ fn secrets_are_gone_after_use() {
 #[test]
 fn passphrases_are_gone_after_use() {
     use sealwire::keys::{Passphrase, Protected, SecretKey, change_passphrase};
+    let _alone = alone();
     const MASK: u8 = 0x80;
     let mut rng = TestRng::new(u64::from(std::process::id()) + 1);
     let (mut secret, mut letters) = ([0u8; 32], [0u8; 32]);
@@ -221,7 +236,7 @@ fn passphrases_are_gone_after_use() {
     rng.fill(&mut letters);
     // Only masked forms stay here; the passphrase is 32 letters.
     let passphrase = letters.map(|byte| (b'a' + byte % 26) ^ MASK);
-    let unmasked = |masked: &[u8; 32]| zeroize::Zeroizing::new(masked.map(|byte| byte ^ MASK));
+    let unmasked = |masked: &[u8; 32]| Zeroizing::new(masked.map(|byte| byte ^ MASK));
     let string: [u8; 32] = {
         let text = Cmk::from_x25519(&unmasked(&secret)).to_text();
         std::array::from_fn(|i| text.as_bytes()[20 + i] ^ MASK)
@@ -231,7 +246,7 @@ fn passphrases_are_gone_after_use() {
         let given = Passphrase::new(std::str::from_utf8(&given[..]).unwrap()).unwrap();
         let key = SecretKey::from(Cmk::from_x25519(&unmasked(&secret)));
         let protected = Protected::new(&key, &given).unwrap();
-        let file = zeroize::Zeroizing::new(protected.to_key_file(&key, "now"));
+        let file = Zeroizing::new(protected.to_key_file(&key, "now"));
         let other = Passphrase::new("other").unwrap();
         assert_eq!(protected.open(if fail { &other } else { &given }).is_err(), fail);
         if !fail {
@@ -247,4 +262,138 @@ fn passphrases_are_gone_after_use() {
     let kept: Vec<u8> = passphrase.iter().map(|byte| byte ^ MASK).collect();
     assert!(times_in_memory(&passphrase, MASK) >= 1, "the scan finds what is there");
     black_box(kept);
+}
+
+/// What is sent on a channel that wipes, or does not.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Sent {
+    First,
+    FollowUp,
+    Padded,
+    Segments,
+    Batch,
+}
+
+#[cfg(target_os = "linux")]
+const SENT: [Sent; 5] = [Sent::First, Sent::FollowUp, Sent::Padded, Sent::Segments, Sent::Batch];
+
+/// A channel, and what arrives on it: payloads that hold the secret.
+#[cfg(target_os = "linux")]
+fn receiving(sent: Sent, masked: &Masked) -> (ChannelOpener, BytesMut) {
+    let cmk = Cmk::generate().unwrap();
+    let sealer = Sealer::builder().to(cmk.recipient().clone()).pad(sent == Sent::Padded).segment_log2(12).build().unwrap();
+    let mut channel = ChannelSealer::new(sealer, Role::Initiator, b"");
+    let mut wire = BytesMut::new();
+    match sent {
+        Sent::First | Sent::Padded => channel.seal(b"", &masked.secret(), &mut wire).unwrap(),
+        Sent::FollowUp => {
+            channel.seal(b"", b"first", &mut wire).unwrap();
+            channel.seal(b"", &masked.secret(), &mut wire).unwrap();
+        }
+        Sent::Segments => {
+            // In each of three segments, and across the ends of two.
+            let mut long = Zeroizing::new(vec![7; 10_000]);
+            [0, 4080, 5000, 8176, 9968].into_iter().for_each(|at| long[at..at + 32].copy_from_slice(&masked.secret()));
+            channel.seal(b"", &long, &mut wire).unwrap();
+        }
+        Sent::Batch => {
+            let mut socket = Vec::new();
+            let mut sink = SealedSink::new(channel, &mut socket);
+            let sending = async {
+                for _ in 0..3 {
+                    futures_util::SinkExt::feed(&mut sink, bytes::Bytes::from_owner(masked.secret())).await.unwrap();
+                }
+                futures_util::SinkExt::<bytes::Bytes>::flush(&mut sink).await.unwrap();
+            };
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(sending);
+            drop(sink);
+            wire.extend_from_slice(&socket);
+        }
+    }
+    (ChannelOpener::new(Opener::new(Keyring::from(cmk)), Role::Acceptor, b""), wire)
+}
+
+/// A secret that is nowhere but here, masked.
+#[cfg(target_os = "linux")]
+struct Masked([u8; 32]);
+
+#[cfg(target_os = "linux")]
+impl Masked {
+    const MASK: u8 = 0x5a;
+
+    fn new(rng: &mut TestRng) -> Self {
+        let mut masked = [0; 32];
+        rng.fill(&mut masked);
+        Self(masked)
+    }
+
+    fn secret(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.0.iter().map(|byte| byte ^ Self::MASK).collect())
+    }
+
+    fn times(&self) -> usize {
+        times_in_memory(&self.0, Self::MASK)
+    }
+}
+
+/// A channel that wipes gives payloads that are there as long as somebody holds them, and nowhere afterwards, though the buffer in which they
+/// were opened is still there: of a first message, of later ones, padded, in segments and in batches. One that does not wipe leaves them in
+/// that buffer, so the scan works.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_channel_that_wipes_leaves_no_payload() {
+    let _alone = alone();
+    let mut rng = TestRng::new(u64::from(std::process::id()) + 2);
+    for (sent, wipes) in SENT.into_iter().flat_map(|sent| [(sent, true), (sent, false)]) {
+        let masked = Masked::new(&mut rng);
+        let (mut channel, mut input) = receiving(sent, &masked);
+        assert_eq!(masked.times(), 0, "{sent:?}: the sender has left some");
+        channel = if wipes { channel.wiping() } else { channel };
+        let mut taken = Vec::new();
+        while let Some(opened) = channel.next(&mut input).unwrap() {
+            taken.push(opened.payload);
+        }
+        assert!(masked.times() >= 1, "{sent:?}: it is held");
+        drop(taken);
+        // Several segments are joined in memory of their own either way.
+        if wipes || sent != Sent::Segments {
+            assert_eq!(masked.times() == 0, wipes, "{sent:?}");
+        }
+        black_box((channel, input));
+    }
+}
+
+/// The same where a message fails at its end, or never comes to it, and where nobody takes the rest of a batch.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_channel_that_wipes_leaves_nothing_that_was_not_taken() {
+    let _alone = alone();
+    let mut rng = TestRng::new(u64::from(std::process::id()) + 3);
+    let masked = Masked::new(&mut rng);
+    let (channel, mut input) = receiving(Sent::Segments, &masked);
+    *input.last_mut().unwrap() ^= 1;
+    let mut channel = channel.wiping();
+    assert!(channel.next(&mut input).is_err());
+    assert_eq!(masked.times(), 0, "a message that failed");
+    black_box((channel, input));
+
+    let masked = Masked::new(&mut rng);
+    let (channel, mut input) = receiving(Sent::Segments, &masked);
+    input.truncate(input.len() - 1);
+    let mut channel = channel.wiping();
+    assert!(channel.next(&mut input).unwrap().is_none());
+    assert!(masked.times() >= 1, "segments wait for the last");
+    drop(channel);
+    assert_eq!(masked.times(), 0, "a message without an end");
+    black_box(input);
+
+    let masked = Masked::new(&mut rng);
+    let (channel, mut input) = receiving(Sent::Batch, &masked);
+    let mut channel = channel.wiping();
+    drop(channel.next(&mut input).unwrap().unwrap());
+    assert!(masked.times() >= 1, "two of the batch wait");
+    drop(channel);
+    assert_eq!(masked.times(), 0, "the rest of a batch");
+    black_box(input);
 }

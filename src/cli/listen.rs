@@ -79,14 +79,15 @@ async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Fa
     let failed = |error: io::Error| Failure::io(escape(args.on.as_bytes()), &error);
     let listener = bind(&args.on).await.map_err(failed)?;
     // Before anyone is told that we are there: a signal is heeded from then on.
-    let phase = phases();
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let mut stop = cleanup::graceful();
     let report = Report { json: args.json };
     report.listening(listener.local_addr().map_err(failed)?);
     let idle = Some(Duration::from_secs(args.idle)).filter(|idle| !idle.is_zero());
-    let mut server = Server { opener, store, report, idle, phase };
+    let server = Server { opener, store, report, idle, phase: phases };
     let places = places();
     let all = places.available_permits();
-    while let Some((stream, peer)) = server.next(&places, &listener).await {
+    while let Some((stream, peer)) = next(&mut stop, &places, &listener).await {
         let mut server = server.clone();
         let place = places.clone().try_acquire_owned();
         let served = tokio::spawn(async move {
@@ -99,10 +100,13 @@ async fn listen(args: ListenArgs, opener: Opener, store: Store) -> Result<(), Fa
             served
         });
         if args.once {
+            tokio::spawn(end(stop, phase));
             return served.await.unwrap_or_else(|error| Err(Failure::new(Code::Io, error.to_string())));
         }
     }
+    // Who is told that it ends may rely on it that nobody new is taken.
     drop(listener);
+    tokio::spawn(end(stop, phase));
     // Every place is free when every connection has ended.
     let all = u32::try_from(all).unwrap_or(u32::MAX);
     let ended = timeout(GRACE + Duration::from_secs(1), places.acquire_many(all)).await;
@@ -139,18 +143,14 @@ enum Phase {
     Over,
 }
 
-fn phases() -> watch::Receiver<Phase> {
-    let (phase, phases) = watch::channel(Phase::Serving);
-    let mut stop = cleanup::graceful();
-    tokio::spawn(async move {
-        if stop.wait_for(|stop| *stop).await.is_ok() {
-            phase.send_replace(Phase::Finishing);
-            tokio::time::sleep(GRACE).await;
-            phase.send_replace(Phase::Over);
-        }
-        std::future::pending::<()>().await;
-    });
-    phases
+/// Waits until the listener is told to end, and tells its connections; after a while, that there is no time left.
+async fn end(mut stop: watch::Receiver<bool>, phase: watch::Sender<Phase>) {
+    comes(&mut stop, true).await;
+    phase.send_replace(Phase::Finishing);
+    tokio::time::sleep(GRACE).await;
+    phase.send_replace(Phase::Over);
+    // Connections wait for what it says.
+    std::future::pending::<()>().await;
 }
 
 /// What every connection is served with.
@@ -179,18 +179,18 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-impl Server {
-    /// The next connection, when there is a place for it; `None` when there are to be no more.
-    async fn next(&mut self, places: &Semaphore, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-        tokio::select! {
-            next = async {
-                drop(places.acquire().await);
-                accept(listener).await
-            } => Some(next),
-            () = comes(&mut self.phase, Phase::Finishing) => None,
-        }
+/// The next connection, when there is a place for it; `None` when there are to be no more.
+async fn next(stop: &mut watch::Receiver<bool>, places: &Semaphore, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    tokio::select! {
+        next = async {
+            drop(places.acquire().await);
+            accept(listener).await
+        } => Some(next),
+        () = comes(stop, true) => None,
     }
+}
 
+impl Server {
     /// One connection, from greeting to its end; tells what became of it.
     async fn serve(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), Failure> {
         let mut taken = Taken::default();
@@ -212,7 +212,7 @@ impl Server {
 }
 
 /// Waits for a phase, or a later one.
-async fn comes(phases: &mut watch::Receiver<Phase>, phase: Phase) {
+async fn comes<P: PartialOrd>(phases: &mut watch::Receiver<P>, phase: P) {
     if phases.wait_for(|now| *now >= phase).await.is_err() {
         std::future::pending::<()>().await;
     }

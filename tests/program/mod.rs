@@ -11,6 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
+pub mod memory;
 pub mod terminal;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sealwire");
