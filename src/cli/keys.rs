@@ -13,7 +13,7 @@ use super::{
     Failure,
     args::{From, KeygenArgs, PassphraseFrom, RecipientArgs, Recipients},
     cleanup::finishing,
-    fail::{note, print_line, show},
+    fail::{Remark, note, print_line, remark, show},
     io::is_dash,
     passphrase::Passphrases,
     replace::{folder_of, new_temporary, sync_folder},
@@ -258,7 +258,7 @@ pub(super) fn warn_of_permissions(path: &Path) {
     if let Ok(mode) = mode
         && mode & 0o077 != 0
     {
-        note(&format!("warning: {} can be read by others (mode {mode:o}); run: chmod 600 {0}", show(path)));
+        remark(Remark::Warning, &format!("{} can be read by others (mode {mode:o}); run: chmod 600 {0}", show(path)));
     }
 }
 

@@ -57,6 +57,8 @@ pub mod testing;
 pub use client::{
     CONNECT_TIME, Client, ClientBuilder, ClientError, ClientLimits, IN_FLIGHT, IN_FLIGHT_BYTES, SILENCE, Tried, Why,
 };
+#[cfg(feature = "cli")]
+pub(crate) use direct::is_direct;
 #[cfg(feature = "kms")]
 pub use error::KmsError;
 #[cfg(feature = "kms")]

@@ -322,7 +322,8 @@ pub(crate) struct IdentityArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// Where to listen, host:port or unix:/path; port 0 takes a free one; several may be given
+    /// Where to listen, host:port or unix:/path; port 0 takes a free one; several may be given. A socket is open to its owner, to the group
+    /// where the umask leaves it that, and to nobody else
     #[arg(long, value_name = "ADDR", required = true)]
     pub(crate) on: Vec<String>,
     /// The server's identity, a file

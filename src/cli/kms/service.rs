@@ -90,7 +90,7 @@ fn tell_repaired(service: &LocalService, folder: &Path) {
         } else {
             "a line was added that the state had".into()
         };
-        note(&format!("note: {}: after a crash the audit log was mended: {torn}", show(folder)));
+        remark(Remark::Note, &format!("{}: after a crash the audit log was mended: {torn}", show(folder)));
     }
 }
 
