@@ -305,6 +305,9 @@ pub(crate) struct OpenKeys {
     /// Have the DEK unwrapped by this server, host:port or unix:/path; several may be given
     #[arg(long, value_name = "ADDR", requires = "server_identity", requires = "as")]
     pub(crate) kms_server: Vec<String>,
+    /// The same from the system's keyring, by its name there; kernel:NAME in that of the Linux kernel
+    #[arg(long, value_name = "NAME", requires = "kms_store", conflicts_with = "root_key_file")]
+    pub(crate) root_keyring: Option<super::kms::RootKeyring>,
     /// The public half of the server's identity, a file
     #[arg(long, value_name = "FILE")]
     pub(crate) server_identity: Option<PathBuf>,

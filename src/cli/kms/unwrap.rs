@@ -31,7 +31,7 @@ impl Unwrapper {
         let passphrase = PassphraseFrom { passphrase_file: keys.passphrase.passphrase_file.clone(), ..keys.passphrase };
         let asked = AskArgs {
             store: keys.kms_store.clone(),
-            root: RootArgs { root_key_file: keys.root_key_file.clone(), passphrase },
+            root: RootArgs { root_key_file: keys.root_key_file.clone(), root_keyring: keys.root_keyring.clone(), passphrase },
             server: keys.kms_server.clone(),
             server_identity: keys.server_identity.clone(),
             me: keys.me.clone(),
