@@ -641,6 +641,94 @@ fn a_plaintext_dek_goes_through_pipes_alone() {
     assert_eq!(service.place.run(OPEN_STORE, &again).silent().out, wrapped);
 }
 
+/// The receiving side by hand: the DEK through a pipe, the file here.
+#[test]
+fn a_dek_from_a_pipe_opens_its_envelope_and_no_other() {
+    let service = Service::new();
+    service.create("orders");
+    let to = service.recipient("orders");
+    let sender = service.place.run(["recipient", "admin.key"], b"").silent().line();
+    let payload: Vec<u8> = (0..200_000u32).map(|i| (i * 11 % 251) as u8).collect();
+    service.place.write("plain", &payload);
+    service.place.write("lines", b"one\ntwo\n");
+    let seal = |args: &[&str]| service.place.run([&["seal", "-r", &to], args].concat(), b"").silent();
+    seal(&["-o", "sealed", "plain"]);
+    seal(&["-o", "other", "plain"]);
+    seal(&["--armor", "-o", "text", "plain"]);
+    seal(&["--detached", "header", "-o", "rest", "plain"]);
+    seal(&["--sign-with", "admin.key", "-o", "signed", "plain"]);
+    seal(&["--channel", "-o", "channel", "lines"]);
+    let store = STORE.join(" ");
+    let open = |of: &str, args: &str| {
+        service.shell(&format!("sealwire open --dek <(sealwire kms decrypt-data-key {store} {of}) {args}"))
+    };
+    let opened: [(&str, String, &[u8]); 9] = [
+        ("sealed", "sealed".into(), &payload),
+        ("sealed", "< sealed".into(), &payload),
+        ("--json sealed", "sealed".into(), &payload),
+        ("sealed", "--buffer sealed".into(), &payload),
+        ("sealed", "--range 66000..66010 sealed".into(), &payload[66_000..66_010]),
+        ("text", "text".into(), &payload),
+        ("header", "--detached header rest".into(), &payload),
+        ("signed", format!("--from {sender} signed"), &payload),
+        ("channel", "--channel channel".into(), b"one\ntwo\n"),
+    ];
+    for (of, args, payload) in opened {
+        let ran = open(of, &args).silent();
+        assert!(ran.out == payload, "{of} {args}: {} bytes", ran.out.len());
+    }
+    // What a service gives for a DEK of its own opens nothing; nor does the DEK of another envelope, or of one that was changed.
+    for args in
+        ["other", "< other", "--check other", "--range 1..2 other", "--detached header rest", "--channel channel", "-o out other"]
+    {
+        let ran = open("sealed", args);
+        assert!(ran.out.is_empty() && !service.path("out").exists(), "{args}");
+        ran.failed(3, "the DEK of --dek does not open it");
+    }
+    let mut changed = service.place.read("sealed");
+    changed[30] ^= 1;
+    service.place.write("changed", &changed);
+    open("sealed", "changed").failed(3, "the DEK of --dek does not open it");
+    changed = service.place.read("sealed");
+    let end = changed.len() - 1;
+    changed[end] ^= 1;
+    service.place.write("changed", &changed);
+    open("sealed", "-o out changed").failed(4, "not authentic");
+    assert!(!service.path("out").exists());
+    open("signed", &format!("--from {} signed", service.orders)).failed(4, "that is not allowed here");
+    open("sealed", "--expect-context x sealed").failed(4, "context");
+
+    // It is read where `seal` reads one: from pipes and sockets, never from a file.
+    let printed = service.kms("decrypt-data-key", &["sealed"]).silent().out;
+    service.place.write("kept", &printed);
+    service.place.run(["open", "--dek", "kept", "sealed"], b"").failed(2, "a plaintext DEK is not kept in one");
+    service.place.run(["open", "--dek", "kept", "--force", "sealed"], b"").failed(2, "a plaintext DEK is not kept in one");
+    service.shell("sealwire open --dek - sealed < kept").failed(2, "a plaintext DEK is not kept in one");
+    service.shell("sealwire open --dek /dev/fd/3 sealed 3< kept").failed(2, "a plaintext DEK is not kept in one");
+    assert!(service.place.run(["open", "--dek", "-", "sealed"], &printed).silent().out == payload);
+    service.place.run(["open", "--dek", "-"], &printed).failed(2, "standard input is read for something else");
+    service
+        .place
+        .run(["open", "--dek", "-", "--detached", "-", "rest"], &printed)
+        .failed(2, "standard input is read for something else");
+    for bad in [&b""[..], b"plaintext: AAAA\n", b"{\"plaintext\": 7}", b"recipient: x\n", b"\xff"] {
+        service.place.run(["open", "--dek", "-", "sealed"], bad).failed(2, "--dek: ");
+    }
+    // The DEK alone is enough, as another KMS would print it.
+    let dek = printed.split(|b| *b == b'\n').find(|line| line.starts_with(b"plaintext:")).unwrap();
+    assert!(service.place.run(["open", "--dek", "-", "sealed"], dek).silent().out == payload);
+    for more in [&["-k", "alice.key"][..], &["--kms-store", "keys"], &["--kms-server", "127.0.0.1:1"]] {
+        assert_eq!(service.place.run([&["open", "--dek", "-", "sealed"], more].concat(), &printed).code, 2, "{more:?}");
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = service.place.command(["open", "--dek", "-", "sealed"]);
+    let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().unwrap();
+    drop(command);
+    (&ours).write_all(&printed).unwrap();
+    drop(ours);
+    assert!(Ran::of(child.wait_with_output().unwrap()).silent().out == payload);
+}
+
 /// What a script says on standard output, which is a socket.
 fn through_a_socket(service: &Service, script: &str) -> String {
     let (mut ours, theirs) = UnixStream::pair().unwrap();

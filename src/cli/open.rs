@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
+    check_dek_apart(args.keys.dek.as_deref(), [&args.input].into_iter().chain(&args.detached))?;
     let context = args.expect_context.clone().map(ExpectedContext::from);
     // Who runs this has the memory for the largest segments that there are.
     let limits = Limits { segment: 1 << SEGMENT_LOG2_MAX, ..Limits::default() };
@@ -278,9 +279,10 @@ fn next_of(channel: &mut ChannelOpener, buffer: &mut BytesMut, unwrapper: Option
         if let Some(opened) = channel.next(buffer)? {
             return Ok(Some(opened));
         }
-        let (Some(unwrapper), Some(block)) = (unwrapper, channel.needs_dek(buffer)) else { return Ok(None) };
-        let dek = unwrapper.dek(block)?;
-        channel.supply(buffer, &dek)?;
+        let Some(unwrapper) = unwrapper else { return Ok(None) };
+        if !unwrapper.supply(channel, buffer)? {
+            return Ok(None);
+        }
     }
 }
 
