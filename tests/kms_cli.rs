@@ -1093,6 +1093,42 @@ fn the_socket_of_a_dead_server_is_replaced_and_no_other() {
     assert_eq!(service.place.read("sock"), b"mine");
 }
 
+/// Whatever the umask, no other user connects; the umask decides of the group.
+#[test]
+fn a_socket_is_open_to_no_other_user() {
+    let service = Service::new();
+    service.create("orders");
+    let serve =
+        format!("exec sealwire kms serve {} --identity server.identity --policy policy.toml --on unix:sock", STORE.join(" "));
+    for (umask, expected) in [("000", 0o660), ("002", 0o660), ("007", 0o660), ("022", 0o640), ("027", 0o640), ("077", 0o600)] {
+        let mut command = Command::new("bash");
+        let script = format!("umask {umask}; {}", serve.replace("sealwire ", &format!("{PROGRAM} ")));
+        command.args(["-c", &script]).current_dir(service.place.path(".")).stderr(Stdio::piped());
+        let served = Served::start(command).unwrap();
+        assert_eq!(mode(&service.path("sock")), expected, "{umask}");
+        service.at("unix:sock", "admin.key", "describe-key", &["orders"]).silent();
+        if umask == "000" && getuid().is_root() {
+            // The service's own clients may be of another user and have to be in its group; who is in none of them gets nowhere.
+            let open = |name: &str, bits| fs::set_permissions(service.path(name), fs::Permissions::from_mode(bits)).unwrap();
+            open(".", 0o755);
+            open("admin.key", 0o644);
+            let args = [&["kms", "describe-key"], &Service::ask(&["unix:sock"], "admin.key")[..], &["orders"]].concat();
+            let program = own_program(&service.place);
+            for (gid, reaches) in [(NOBODY, false), (0, true)] {
+                let mut other = Command::new(&program);
+                other.args(&args).current_dir(service.path("."));
+                as_user(&mut other, NOBODY);
+                std::os::unix::process::CommandExt::gid(&mut other, gid);
+                let ran = Ran::of(other.output().unwrap());
+                assert_eq!(ran.code == 0, reaches, "{ran:?}");
+                assert_eq!(ran.err.contains("Permission denied"), !reaches, "{ran:?}");
+            }
+            open("admin.key", 0o600);
+        }
+        assert_eq!(served.stop().0, 0);
+    }
+}
+
 /// The time from one server's end to the next answer, for commands and for a client that is connected.
 #[test]
 fn opening_goes_on_when_a_server_is_gone() {
@@ -1181,42 +1217,6 @@ fn a_replica_goes_on_without_its_primary_and_changes_nothing() {
     // A newer copy is taken up; an older one, and one that is none, are told of and not taken.
     service.json("rotate-key", &["orders"]);
     let newer = service.seal("orders", b"newer");
-/// Whatever the umask, no other user connects; the umask decides of the group.
-#[test]
-fn a_socket_is_open_to_no_other_user() {
-    let service = Service::new();
-    service.create("orders");
-    let serve =
-        format!("exec sealwire kms serve {} --identity server.identity --policy policy.toml --on unix:sock", STORE.join(" "));
-    for (umask, expected) in [("000", 0o660), ("002", 0o660), ("007", 0o660), ("022", 0o640), ("027", 0o640), ("077", 0o600)] {
-        let mut command = Command::new("bash");
-        let script = format!("umask {umask}; {}", serve.replace("sealwire ", &format!("{PROGRAM} ")));
-        command.args(["-c", &script]).current_dir(service.place.path(".")).stderr(Stdio::piped());
-        let served = Served::start(command).unwrap();
-        assert_eq!(mode(&service.path("sock")), expected, "{umask}");
-        service.at("unix:sock", "admin.key", "describe-key", &["orders"]).silent();
-        if umask == "000" && getuid().is_root() {
-            // The service's own clients may be of another user and have to be in its group; who is in none of them gets nowhere.
-            let open = |name: &str, bits| fs::set_permissions(service.path(name), fs::Permissions::from_mode(bits)).unwrap();
-            open(".", 0o755);
-            open("admin.key", 0o644);
-            let args = [&["kms", "describe-key"], &Service::ask(&["unix:sock"], "admin.key")[..], &["orders"]].concat();
-            let program = own_program(&service.place);
-            for (gid, reaches) in [(NOBODY, false), (0, true)] {
-                let mut other = Command::new(&program);
-                other.args(&args).current_dir(service.path("."));
-                as_user(&mut other, NOBODY);
-                std::os::unix::process::CommandExt::gid(&mut other, gid);
-                let ran = Ran::of(other.output().unwrap());
-                assert_eq!(ran.code == 0, reaches, "{ran:?}");
-                assert_eq!(ran.err.contains("Permission denied"), !reaches, "{ran:?}");
-            }
-            open("admin.key", 0o600);
-        }
-        assert_eq!(served.stop().0, 0);
-    }
-}
-
     open(&newer).failed(3, "cannot be decrypted");
     copy("newer");
     fs::rename(service.path("newer"), service.path("copy")).unwrap();

@@ -57,8 +57,8 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
 /// A DEK block that was kept apart.
 fn read_block(header: &Path, policy: &Policy) -> Result<Vec<u8>, Failure> {
     let block = read_up_to(header, policy.limits.block)?;
-    // What is wrong with it is told of it, and not of the message.
     refuse_secret(&block).map_err(|failure| failure.about(show(header)))?;
+    // What is wrong with it is told of it, and not of the message.
     DekBlock::parse_alone(&block, &policy.limits).map_err(|error| Failure::from(error).about(show(header)))?;
     Ok(block)
 }
@@ -250,13 +250,13 @@ fn open_channel(
     let mut reader = input(&args.input)?;
     let (mut buffer, mut chunk, mut text) = (BytesMut::new(), vec![0; CHUNK], Vec::new());
     let about = |failure: Failure| failure.about(show(&args.input));
-    loop {
     let mut begun = false;
+    loop {
         let read = reader.read(&mut chunk).map_err(|error| Failure::io(show(&args.input), &error))?;
-        buffer.extend_from_slice(&chunk[..read]);
         if !std::mem::replace(&mut begun, true) {
             refuse_secret(&chunk[..read]).map_err(about)?;
         }
+        buffer.extend_from_slice(&chunk[..read]);
         while let Some(opened) = next_of(&mut channel, &mut buffer, unwrapper.as_ref()).map_err(about)? {
             text.extend_from_slice(&opened.payload);
             text.push(b'\n');
