@@ -615,3 +615,20 @@ fn a_signed_message_waits_for_its_proof() {
     Ran::of(output).failed(2, "both input and output");
     assert_eq!(place.read("self"), sealed);
 }
+
+/// Without the feature a build names it, before anything is asked or made.
+#[cfg(not(feature = "keyring"))]
+#[test]
+fn a_keyring_wants_its_feature() {
+    let place = Place::new();
+    for args in [
+        &["kms", "init", "--store", "keys", "--root-keyring", "orders"][..],
+        &["kms", "list-keys", "--store", "keys", "--root-keyring", "kernel:orders"],
+        &["kms", "change-root", "--store", "keys", "--root-key-file", "alice.key", "--new-root-keyring", "orders"],
+        &["open", "--kms-store", "keys", "--root-keyring", "orders"],
+    ] {
+        let ran = place.run(args, b"");
+        assert!(ran.code == 2 && ran.err.contains("build it with the feature `keyring`, or use --root-key-file"), "{}", ran.err);
+    }
+    assert!(!place.path("keys").exists());
+}

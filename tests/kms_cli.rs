@@ -66,17 +66,29 @@ fn words(value: &Value, name: &str) -> String {
 
 const OPEN_STORE: [&str; 5] = ["open", "--kms-store", "keys", "--root-key-file", "root.key"];
 
+/// What was said of a CMK that has a new version. Who keeps the store is told of the backup that is due, and no machine is, nor who asks a server.
+fn reminded(ran: Ran, asked: &Asked<'_>) -> String {
+    match asked {
+        Asked::Server(_) => ran.silent().line(),
+        Asked::Store => {
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            assert_eq!(ran.err, "note: a backup is due, none has this key: sealwire kms backup --store keys -o FILE\n");
+            ran.line()
+        }
+    }
+}
+
 /// All that is done with a CMK, told to people and to machines.
 fn a_life(service: &Service, asked: &Asked<'_>) {
     let ask = |verb: &str, args: &[&str]| asked.run(service, verb, args, b"");
-    let made = ask("create-key", &["--alias", "life"]).silent().line();
+    let made = reminded(ask("create-key", &["--alias", "life"]), asked);
     let id = line(&made, "key").to_owned();
     assert!(id.starts_with("cmk-") && id.len() == 36, "{made}");
     assert_eq!((line(&made, "aliases"), line(&made, "kind"), line(&made, "state")), ("life", "X25519", "enabled"));
     assert!(line(&made, "version").starts_with("1, made 20"), "{made}");
     assert_eq!(ask("describe-key", &[&id]).silent().line(), made);
     let described = asked.json(service, "describe-key", &["life"]);
-    assert_eq!((words(&described, "key"), words(&described, "state")), (id.clone(), "Enabled".into()));
+    assert_eq!((words(&described, "key"), words(&described, "state")), (id.clone(), "enabled".into()));
     assert_eq!(
         (&described["version"], &described["aliases"][0], &described["deletion_at"]),
         (&1.into(), &"life".into(), &Value::Null)
@@ -102,7 +114,7 @@ fn a_life(service: &Service, asked: &Asked<'_>) {
     }
     assert_eq!(line(&ask("enable-key", &["life"]).silent().line(), "state"), "enabled");
     ask("enable-key", &["life"]).failed(4, "is enabled");
-    assert_eq!(asked.json(service, "rotate-key", &["life"])["version"], 2);
+    assert!(line(&reminded(ask("rotate-key", &["life"]), asked), "version").starts_with("2, made 20"));
     assert_eq!(asked.run(service, "decrypt", &["--context", "c"], &secret).silent().out, b"1234");
     assert!(asked.run(service, "decrypt-data-key", &[], &plain).silent().line().contains(&id));
 
@@ -151,7 +163,7 @@ fn a_life(service: &Service, asked: &Asked<'_>) {
     let pending = asked.json(service, "schedule-key-deletion", &["--days", "7", &id]);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let left = pending["deletion_at"].as_u64().unwrap() - now;
-    assert!(words(&pending, "state") == "PendingDeletion" && (7 * 86_400 - 60..=7 * 86_400).contains(&left), "{pending}");
+    assert!(words(&pending, "state") == "pending-deletion" && (7 * 86_400 - 60..=7 * 86_400).contains(&left), "{pending}");
     for verb in ["rotate-key", "enable-key", "disable-key", "get-public-key"] {
         ask(verb, &[&id]).failed(4, "pending deletion at 20");
     }
@@ -300,7 +312,7 @@ fn store_and_copy(service: &Service, copy: &str) -> Served {
 fn envelopes_of_every_kind_open_through_a_store_and_a_server() {
     for pq in [&[][..], &["--pq"]] {
         let service = Service::new();
-        service.kms("create-key", &[&["--alias", "orders"], pq].concat()).silent();
+        service.json("create-key", &[&["--alias", "orders"], pq].concat());
         let to = service.recipient("orders");
         let sender = service.place.run(["recipient", "admin.key"], b"").silent().line();
         let payload: Vec<u8> = (0..200_000u32).map(|i| (i * 7 % 253) as u8).collect();
@@ -424,7 +436,7 @@ fn what_becomes_of_a_cmk_becomes_of_its_envelopes() {
         ran.failed(4, &format!("the key {id} is destroyed since 20"));
     }
     let described = service.json("describe-key", &["orders"]);
-    assert_eq!(words(&described, "state"), "Destroyed");
+    assert_eq!(words(&described, "state"), "destroyed");
     for verb in ["enable-key", "cancel-key-deletion", "rotate-key", "get-public-key", "generate-data-key"] {
         service.kms(verb, &["orders"]).failed(4, "is destroyed since");
     }
@@ -627,6 +639,94 @@ fn a_plaintext_dek_goes_through_pipes_alone() {
     drop(ours);
     let again = Ran::of(child.wait_with_output().unwrap()).silent().out;
     assert_eq!(service.place.run(OPEN_STORE, &again).silent().out, wrapped);
+}
+
+/// The receiving side by hand: the DEK through a pipe, the file here.
+#[test]
+fn a_dek_from_a_pipe_opens_its_envelope_and_no_other() {
+    let service = Service::new();
+    service.create("orders");
+    let to = service.recipient("orders");
+    let sender = service.place.run(["recipient", "admin.key"], b"").silent().line();
+    let payload: Vec<u8> = (0..200_000u32).map(|i| (i * 11 % 251) as u8).collect();
+    service.place.write("plain", &payload);
+    service.place.write("lines", b"one\ntwo\n");
+    let seal = |args: &[&str]| service.place.run([&["seal", "-r", &to], args].concat(), b"").silent();
+    seal(&["-o", "sealed", "plain"]);
+    seal(&["-o", "other", "plain"]);
+    seal(&["--armor", "-o", "text", "plain"]);
+    seal(&["--detached", "header", "-o", "rest", "plain"]);
+    seal(&["--sign-with", "admin.key", "-o", "signed", "plain"]);
+    seal(&["--channel", "-o", "channel", "lines"]);
+    let store = STORE.join(" ");
+    let open = |of: &str, args: &str| {
+        service.shell(&format!("sealwire open --dek <(sealwire kms decrypt-data-key {store} {of}) {args}"))
+    };
+    let opened: [(&str, String, &[u8]); 9] = [
+        ("sealed", "sealed".into(), &payload),
+        ("sealed", "< sealed".into(), &payload),
+        ("--json sealed", "sealed".into(), &payload),
+        ("sealed", "--buffer sealed".into(), &payload),
+        ("sealed", "--range 66000..66010 sealed".into(), &payload[66_000..66_010]),
+        ("text", "text".into(), &payload),
+        ("header", "--detached header rest".into(), &payload),
+        ("signed", format!("--from {sender} signed"), &payload),
+        ("channel", "--channel channel".into(), b"one\ntwo\n"),
+    ];
+    for (of, args, payload) in opened {
+        let ran = open(of, &args).silent();
+        assert!(ran.out == payload, "{of} {args}: {} bytes", ran.out.len());
+    }
+    // What a service gives for a DEK of its own opens nothing; nor does the DEK of another envelope, or of one that was changed.
+    for args in
+        ["other", "< other", "--check other", "--range 1..2 other", "--detached header rest", "--channel channel", "-o out other"]
+    {
+        let ran = open("sealed", args);
+        assert!(ran.out.is_empty() && !service.path("out").exists(), "{args}");
+        ran.failed(3, "the DEK of --dek does not open it");
+    }
+    let mut changed = service.place.read("sealed");
+    changed[30] ^= 1;
+    service.place.write("changed", &changed);
+    open("sealed", "changed").failed(3, "the DEK of --dek does not open it");
+    changed = service.place.read("sealed");
+    let end = changed.len() - 1;
+    changed[end] ^= 1;
+    service.place.write("changed", &changed);
+    open("sealed", "-o out changed").failed(4, "not authentic");
+    assert!(!service.path("out").exists());
+    open("signed", &format!("--from {} signed", service.orders)).failed(4, "that is not allowed here");
+    open("sealed", "--expect-context x sealed").failed(4, "context");
+
+    // It is read where `seal` reads one: from pipes and sockets, never from a file.
+    let printed = service.kms("decrypt-data-key", &["sealed"]).silent().out;
+    service.place.write("kept", &printed);
+    service.place.run(["open", "--dek", "kept", "sealed"], b"").failed(2, "a plaintext DEK is not kept in one");
+    service.place.run(["open", "--dek", "kept", "--force", "sealed"], b"").failed(2, "a plaintext DEK is not kept in one");
+    service.shell("sealwire open --dek - sealed < kept").failed(2, "a plaintext DEK is not kept in one");
+    service.shell("sealwire open --dek /dev/fd/3 sealed 3< kept").failed(2, "a plaintext DEK is not kept in one");
+    assert!(service.place.run(["open", "--dek", "-", "sealed"], &printed).silent().out == payload);
+    service.place.run(["open", "--dek", "-"], &printed).failed(2, "standard input is read for something else");
+    service
+        .place
+        .run(["open", "--dek", "-", "--detached", "-", "rest"], &printed)
+        .failed(2, "standard input is read for something else");
+    for bad in [&b""[..], b"plaintext: AAAA\n", b"{\"plaintext\": 7}", b"recipient: x\n", b"\xff"] {
+        service.place.run(["open", "--dek", "-", "sealed"], bad).failed(2, "--dek: ");
+    }
+    // The DEK alone is enough, as another KMS would print it.
+    let dek = printed.split(|b| *b == b'\n').find(|line| line.starts_with(b"plaintext:")).unwrap();
+    assert!(service.place.run(["open", "--dek", "-", "sealed"], dek).silent().out == payload);
+    for more in [&["-k", "alice.key"][..], &["--kms-store", "keys"], &["--kms-server", "127.0.0.1:1"]] {
+        assert_eq!(service.place.run([&["open", "--dek", "-", "sealed"], more].concat(), &printed).code, 2, "{more:?}");
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = service.place.command(["open", "--dek", "-", "sealed"]);
+    let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().unwrap();
+    drop(command);
+    (&ours).write_all(&printed).unwrap();
+    drop(ours);
+    assert!(Ran::of(child.wait_with_output().unwrap()).silent().out == payload);
 }
 
 /// What a script says on standard output, which is a socket.
@@ -991,6 +1091,42 @@ fn the_socket_of_a_dead_server_is_replaced_and_no_other() {
     service.place.write("sock", b"mine");
     assert!(on_sock("keys", &[]).is_err_and(|said| said.contains("unix:sock")));
     assert_eq!(service.place.read("sock"), b"mine");
+}
+
+/// Whatever the umask, no other user connects; the umask decides of the group.
+#[test]
+fn a_socket_is_open_to_no_other_user() {
+    let service = Service::new();
+    service.create("orders");
+    let serve =
+        format!("exec sealwire kms serve {} --identity server.identity --policy policy.toml --on unix:sock", STORE.join(" "));
+    for (umask, expected) in [("000", 0o660), ("002", 0o660), ("007", 0o660), ("022", 0o640), ("027", 0o640), ("077", 0o600)] {
+        let mut command = Command::new("bash");
+        let script = format!("umask {umask}; {}", serve.replace("sealwire ", &format!("{PROGRAM} ")));
+        command.args(["-c", &script]).current_dir(service.place.path(".")).stderr(Stdio::piped());
+        let served = Served::start(command).unwrap();
+        assert_eq!(mode(&service.path("sock")), expected, "{umask}");
+        service.at("unix:sock", "admin.key", "describe-key", &["orders"]).silent();
+        if umask == "000" && getuid().is_root() {
+            // The service's own clients may be of another user and have to be in its group; who is in none of them gets nowhere.
+            let open = |name: &str, bits| fs::set_permissions(service.path(name), fs::Permissions::from_mode(bits)).unwrap();
+            open(".", 0o755);
+            open("admin.key", 0o644);
+            let args = [&["kms", "describe-key"], &Service::ask(&["unix:sock"], "admin.key")[..], &["orders"]].concat();
+            let program = own_program(&service.place);
+            for (gid, reaches) in [(NOBODY, false), (0, true)] {
+                let mut other = Command::new(&program);
+                other.args(&args).current_dir(service.path("."));
+                as_user(&mut other, NOBODY);
+                std::os::unix::process::CommandExt::gid(&mut other, gid);
+                let ran = Ran::of(other.output().unwrap());
+                assert_eq!(ran.code == 0, reaches, "{ran:?}");
+                assert_eq!(ran.err.contains("Permission denied"), !reaches, "{ran:?}");
+            }
+            open("admin.key", 0o600);
+        }
+        assert_eq!(served.stop().0, 0);
+    }
 }
 
 /// The time from one server's end to the next answer, for commands and for a client that is connected.
@@ -1413,4 +1549,152 @@ fn a_recorded_session_does_nothing() {
     // It still serves who is there.
     assert_eq!(json(&service.at(&served.address, "admin.key", "rotate-key", &["--json", "orders"]))["version"], 3);
     assert_eq!(service.audit_lines(), lines + 1);
+}
+
+// What is told, and how.
+
+/// All that a server says is for a machine where that is asked for, from the first word to the last.
+#[test]
+fn a_server_tells_machines_in_json() {
+    let service = Service::new();
+    service.create("orders");
+    service.policy("policy.toml", "", &[]);
+    fs::set_permissions(service.path("server.identity"), fs::Permissions::from_mode(0o644)).unwrap();
+    // Not locked: that is remarked.
+    let script = format!(
+        "ulimit -l 64; exec {PROGRAM} kms serve --json {} --identity server.identity --policy policy.toml --on 127.0.0.1:0",
+        STORE.join(" ")
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(service.path(".")).stderr(Stdio::piped());
+    let mut served = Served::start(command).unwrap();
+    service.policy("policy.toml", "expires = 2026-01-31T00:00:00Z", &[]);
+    served.signal(Signal::HUP);
+    let policy: Value = serde_json::from_str(&served.says("\"policy\"").unwrap()).unwrap();
+    assert_eq!((&policy["event"], &policy["callers"], &policy["from"]), (&"policy".into(), &2.into(), &"policy.toml".into()));
+    service.place.write("policy.toml", b"[[caller]]\nname = \"a\nkey = 7\n");
+    served.signal(Signal::HUP);
+    assert!(served.says("the policy stays as it was").is_some());
+    let (code, said) = served.stop();
+    assert_eq!(code, 0, "{said}");
+    let events: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{said}"))).collect();
+    let has = |event: &str, words: &str| {
+        let message = |said: &Value| said["message"].as_str().is_some_and(|message| message.contains(words));
+        events.iter().any(|said| said["event"] == event && message(said))
+    };
+    for (event, words) in [
+        ("warning", "server.identity can be read by others (mode 644); run: chmod 600"),
+        ("note", "memory is not locked"),
+        ("note", "policy.toml: the caller \"admin\" has expired at 2026-01-31T00:00:00Z"),
+        ("error", "the policy stays as it was: policy.toml: the policy is malformed: line 2, column 10: "),
+    ] {
+        assert!(has(event, words), "{event} {words}: {said}");
+    }
+    assert!(events.last().is_some_and(|last| last["event"] == "stopped"), "{said}");
+    // As why it did not begin.
+    let ran = service.kms("serve", &["--json", "--on", "127.0.0.1:0", "--identity", "server.pub", "--policy", "policy.toml"]);
+    let last: Value = serde_json::from_str(ran.err.lines().last().unwrap()).unwrap();
+    assert_eq!((ran.code, &last["event"], &last["code"]), (2, &"error".into(), &2.into()), "{}", ran.err);
+    // And to people, one line.
+    let ran = service.kms("serve", &["--on", "127.0.0.1:0", "--identity", "server.identity", "--policy", "policy.toml"]);
+    let told: Vec<_> = ran
+        .err
+        .lines()
+        .filter(|line| line.starts_with("sealwire: policy.toml: the policy is malformed: line 2, column 10: "))
+        .collect();
+    assert!(ran.code == 2 && told.len() == 1 && ran.err.ends_with(&format!("{}\n", told[0])), "{}", ran.err);
+}
+
+/// A secret on the disk is for its owner, whatever is usual for new files, and whatever was there.
+#[test]
+fn what_is_decrypted_is_for_its_owner() {
+    let service = Service::new();
+    service.create("orders");
+    let secret = service.kms_with("encrypt", &["orders"], b"1234").silent().out;
+    service.place.write("secret", &secret);
+    let store = STORE.join(" ");
+    for umask in ["000", "022", "077"] {
+        let name = format!("opened {umask}");
+        service.shell(&format!("umask {umask}; sealwire kms decrypt {store} -o '{name}' secret")).silent();
+        assert_eq!((mode(&service.path(&name)), service.place.read(&name)), (0o600, b"1234".to_vec()));
+    }
+    service.place.write("there", b"for all");
+    fs::set_permissions(service.path("there"), fs::Permissions::from_mode(0o666)).unwrap();
+    service.kms("decrypt", &["--force", "-o", "there", "secret"]).silent();
+    assert_eq!((mode(&service.path("there")), service.place.read("there")), (0o600, b"1234".to_vec()));
+    // What goes to a pipe, or a device, goes there.
+    assert_eq!(service.kms("decrypt", &["-o", "/dev/stdout", "secret"]).silent().out, b"1234");
+}
+
+#[test]
+fn a_secret_is_not_taken_for_an_envelope() {
+    let service = Service::new();
+    service.create("orders");
+    let secret = service.kms_with("encrypt", &["orders"], &[7; 3000]).silent().out;
+    service.place.write("secret", &secret);
+    let lines = service.audit_lines();
+    const SAID: &str = "this is a secret that is directly under a CMK: sealwire kms decrypt";
+    for args in [
+        &["secret"][..],
+        &["-o", "out", "secret"],
+        &["--range", "1..2", "secret"],
+        &["--channel", "secret"],
+        &["--check", "secret"],
+        &["--detached", "secret", "root.key"],
+    ] {
+        for how in [&OPEN_STORE[..], &["open", "-k", "alice.key"]] {
+            service.place.run([how, args].concat(), b"").failed(6, SAID);
+        }
+    }
+    service.place.run(OPEN_STORE, &secret).failed(6, SAID);
+    assert!(!service.path("out").exists());
+    service.kms("decrypt-data-key", &["secret"]).failed(6, SAID);
+    service.kms_with("decrypt-data-key", &[], &secret).failed(6, SAID);
+    assert_eq!(service.audit_lines(), lines);
+    // What is shorter than its first word is what it was.
+    service.place.run(OPEN_STORE, b"SWD").failed(6, "this is no sealwire envelope");
+    service.place.run(OPEN_STORE, b"").failed(5, "");
+}
+
+#[test]
+fn an_identity_has_no_passphrase() {
+    let service = Service::new();
+    service.place.write("pass", b"correct horse\n");
+    let before = service.place.read("server.identity");
+    for args in [&[][..], &["--remove"], &["--new-passphrase-file", "pass"]] {
+        let ran = service.place.run([&["passphrase"], args, &["server.identity"]].concat(), b"");
+        ran.failed(2, "it is a server's identity, which stays without a passphrase: keep it 0600");
+    }
+    assert_eq!(service.place.read("server.identity"), before);
+    // Nor is one made of keys that have one.
+    assert_eq!(service.place.run(["keygen", "--passphrase-file", "pass", "-o", "mine.key"], b"").code, 0);
+    let sender = service.text("orders.key");
+    service.place.write("mixed.identity", format!("{sender}{}", service.text("mine.key")).as_bytes());
+    fs::set_permissions(service.path("mixed.identity"), fs::Permissions::from_mode(0o600)).unwrap();
+    let ran = service.kms("serve", &["--on", "127.0.0.1:0", "--identity", "mixed.identity", "--policy", "policy.toml"]);
+    let told = ran.err.lines().last().unwrap();
+    assert!(ran.code == 2 && told.starts_with("sealwire: mixed.identity: line "), "{told}");
+    assert!(
+        told.contains("the key is under a passphrase, and an identity is read without one; make another (kms identity)"),
+        "{told}"
+    );
+}
+
+/// What the log calls a state is what `--json` calls it.
+#[test]
+fn states_have_one_word_each() {
+    let service = Service::new();
+    service.create("orders");
+    let states = [
+        ("disable-key", &["orders"][..], "disabled"),
+        ("enable-key", &["orders"], "enabled"),
+        ("schedule-key-deletion", &["--days", "7", "orders"], "pending-deletion"),
+    ];
+    for (verb, args, word) in states {
+        assert_eq!(words(&service.json(verb, args), "state"), word);
+        // Once more is refused by what it is.
+        assert_eq!(service.kms(verb, args).code, 4);
+        assert_eq!(words(service.audit().last().unwrap(), "result"), word);
+    }
+    assert_eq!(words(&service.json("describe-key", &["orders"]), "state"), "pending-deletion");
 }

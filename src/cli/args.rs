@@ -67,7 +67,7 @@ pub(crate) enum Command {
     Seal(SealArgs),
     /// Open an envelope
     #[command(
-        after_help = "Examples:\n  sealwire open -k alice.key -o report.pdf report.swe\n  sealwire open -k alice.key --check report.swe\n  sealwire open -k alice.key --range 1GiB..1025MiB image.swe | xxd\n  sealwire open -k alice.key --detached image.block -o image.raw image.swe\n\nTo a pipe, what is authentic goes out as it comes; if the end never does, the exit code is 5. --buffer holds it back."
+        after_help = "Examples:\n  sealwire open -k alice.key -o report.pdf report.swe\n  sealwire open -k alice.key --check report.swe\n  sealwire open -k alice.key --range 1GiB..1025MiB image.swe | xxd\n  sealwire open -k alice.key --detached image.block -o image.raw image.swe\n  sealwire open --dek <(sealwire kms decrypt-data-key --store keys report.swe) -o report.pdf report.swe\n\nTo a pipe, what is authentic goes out as it comes; if the end never does, the exit code is 5. --buffer holds it back."
     )]
     Open(OpenArgs),
     /// Change who can read envelopes, without touching their data
@@ -290,18 +290,24 @@ pub(crate) struct Keys {
     pub(crate) passphrase: PassphraseFrom,
 }
 
-/// What opens: key files, a key service, or both; keys that are at hand are tried first.
+/// What opens: key files, a key service, or both, when keys that are at hand are tried first; or a DEK that is at hand itself.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OpenKeys {
     /// A key file; several may be given
-    #[arg(short = 'k', long = "key", value_name = "KEYFILE", required_unless_present_any = ["kms_store", "kms_server"])]
+    #[arg(short = 'k', long = "key", value_name = "KEYFILE", required_unless_present_any = ["dek", "kms_store", "kms_server"])]
     pub(crate) keys: Vec<PathBuf>,
+    /// Open with the data key that `kms decrypt-data-key` prints of it, read from a pipe, and with nothing else
+    #[arg(long, value_name = "PIPE", conflicts_with_all = ["keys", "kms_store", "kms_server"])]
+    pub(crate) dek: Option<PathBuf>,
     /// Have the DEK unwrapped by the store in this folder
     #[arg(long, value_name = "DIR", conflicts_with = "kms_server")]
     pub(crate) kms_store: Option<PathBuf>,
     /// The key file that the store is under; a passphrase where there is none
     #[arg(long, value_name = "KEYFILE", requires = "kms_store")]
     pub(crate) root_key_file: Option<PathBuf>,
+    /// The same from the system's keyring, by its name there; kernel:NAME in that of the Linux kernel
+    #[arg(long, value_name = "NAME", requires = "kms_store", conflicts_with = "root_key_file")]
+    pub(crate) root_keyring: Option<super::kms::RootKeyring>,
     /// Have the DEK unwrapped by this server, host:port or unix:/path; several may be given
     #[arg(long, value_name = "ADDR", requires = "server_identity", requires = "as")]
     pub(crate) kms_server: Vec<String>,

@@ -3,7 +3,10 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
+
+use serde_json::json;
 
 use crate::{
     armor::ArmorError,
@@ -57,7 +60,11 @@ impl Failure {
     }
 
     pub(crate) fn report(&self) -> ExitCode {
-        note(&format!("sealwire: {}", self.message));
+        if AS_JSON.load(Relaxed) {
+            note(&json!({ "event": "error", "message": self.message, "code": self.code as u8 }).to_string());
+        } else {
+            note(&format!("sealwire: {}", self.message));
+        }
         ExitCode::from(self.code as u8)
     }
 }
@@ -65,6 +72,36 @@ impl Failure {
 /// Says a line on standard error. Where that is closed or full there is nobody to tell.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Whether whoever reads standard error is a machine.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on what is remarked, and why the command ended, are JSON lines.
+pub(crate) fn remark_as_json() {
+    AS_JSON.store(true, Relaxed);
+}
+
+/// What a remark is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Remark {
+    Note,
+    Warning,
+    Error,
+}
+
+/// Says something beside what was asked for, on standard error.
+pub(crate) fn remark(remark: Remark, message: &str) {
+    let word = match remark {
+        Remark::Note => "note",
+        Remark::Warning => "warning",
+        Remark::Error => "error",
+    };
+    if AS_JSON.load(Relaxed) {
+        note(&json!({ "event": word, "message": message }).to_string());
+    } else {
+        note(&format!("{word}: {message}"));
+    }
 }
 
 /// Prints a line on standard output.

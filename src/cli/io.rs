@@ -9,10 +9,13 @@ use std::{
 use super::{
     Failure,
     args::{OutputArgs, PassphraseFrom},
-    fail::show,
+    fail::{Code, show},
     replace::{Identity, Over, Parked, Replacement, exists, folder_of},
 };
-use crate::armor::{ArmorReader, is_armored};
+use crate::{
+    armor::{ArmorReader, is_armored},
+    kms::is_direct,
+};
 
 pub(super) fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
@@ -25,7 +28,7 @@ pub(super) fn input(path: &Path) -> Result<Box<dyn Read>, Failure> {
     }
     let file = File::open(path).map_err(|error| Failure::io(show(path), &error))?;
     if file.metadata().is_ok_and(|meta| meta.is_dir()) {
-        return Err(Failure::new(super::fail::Code::Io, format!("{} is a folder", show(path))));
+        return Err(Failure::new(Code::Io, format!("{} is a folder", show(path))));
     }
     Ok(Box::new(file))
 }
@@ -103,6 +106,14 @@ pub(super) fn check_apart(option: &str, path: &Path, input: &Path, output: &Outp
     Ok(())
 }
 
+/// Refuses to read a DEK from standard input where something else is read from there.
+pub(super) fn check_dek_apart<'a>(dek: Option<&Path>, mut others: impl Iterator<Item = &'a PathBuf>) -> Result<(), Failure> {
+    if dek.is_some_and(is_dash) && others.any(|path| is_dash(path)) {
+        return Err(Failure::usage("--dek: standard input is read for something else, too; name a file, or another pipe"));
+    }
+    Ok(())
+}
+
 /// Refuses to write over a key file which the command reads, or over the file of the passphrase, which a descriptor may be too.
 pub(super) fn check_secrets_apart<'a>(
     output: &Path,
@@ -118,6 +129,14 @@ fn check_apart_from<'a>(what: &str, secrets: impl IntoIterator<Item = &'a PathBu
         Some(secret) => Err(Failure::usage(format!("{} holds {what}, and is the output", show(secret)))),
         None => Ok(()),
     }
+}
+
+/// What an envelope or a DEK block cannot be, and is taken for one: what `kms encrypt` gave.
+pub(super) fn refuse_secret(front: &[u8]) -> Result<(), Failure> {
+    if is_direct(front) {
+        return Err(Failure::new(Code::Malformed, "this is a secret that is directly under a CMK: sealwire kms decrypt"));
+    }
+    Ok(())
 }
 
 /// How many threads are worth having.
@@ -138,6 +157,27 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn new(path: &Path) -> Result<Self, Failure> {
         Self::open(path).map_err(|error| Failure::io(show(path), &error))
+    }
+
+    /// The same where an envelope is wanted.
+    pub(super) fn of_envelope(path: &Path) -> Result<Self, Failure> {
+        let mut source = Self::new(path)?;
+        let mut front = Vec::new();
+        (&mut source).take(4).read_to_end(&mut front).map_err(|error| Failure::io(show(path), &error))?;
+        refuse_secret(&front).map_err(|failure| failure.about(show(path)))?;
+        source.put_back(front).map_err(|error| Failure::io(show(path), &error))
+    }
+
+    /// Begins again with what was read of it.
+    fn put_back(self, front: Vec<u8>) -> io::Result<Self> {
+        Ok(match self {
+            Self::File(mut file, len) => {
+                file.rewind()?;
+                Self::File(file, len)
+            }
+            Self::Other(rest) => Self::Other(Box::new(io::Cursor::new(front).chain(rest))),
+            Self::Armored(rest) => Self::Armored(Box::new(io::Cursor::new(front).chain(rest))),
+        })
     }
 
     fn open(path: &Path) -> io::Result<Self> {
@@ -248,6 +288,14 @@ impl Output {
         }
         let over = if force { Over::Anything } else { Over::Nothing };
         Ok(Self::File(Replacement::new(path, over)?, show(path)))
+    }
+
+    /// The same, of which a file is for its owner alone.
+    pub(super) fn secret(self) -> Self {
+        match self {
+            Self::File(file, name) => Self::File(file.secret(), name),
+            stream @ Self::Stream(..) => stream,
+        }
     }
 
     /// What takes the place of the file that `read` is, unless that was changed meanwhile.

@@ -13,7 +13,7 @@ use super::{
     Failure,
     args::{From, KeygenArgs, PassphraseFrom, RecipientArgs, Recipients},
     cleanup::finishing,
-    fail::{note, print_line, show},
+    fail::{Remark, note, print_line, remark, show},
     io::is_dash,
     passphrase::Passphrases,
     replace::{folder_of, new_temporary, sync_folder},
@@ -113,16 +113,26 @@ pub(super) fn read_sender_key(path: &Path, from: &PassphraseFrom) -> Result<Send
     read_secret(path, &Passphrases::new(from), sender_key_from_key_file, SecretKey::into_sender)
 }
 
-/// The key of a key file, protected or not: the one place where a passphrase is used for one.
-pub(super) fn read_secret<T>(
+/// The key of a key file, protected or not.
+fn read_secret<T>(
     path: &Path,
     passphrases: &Passphrases<'_>,
     plain: fn(&str) -> Result<T, KeyError>,
     of: fn(SecretKey) -> Result<T, KeyError>,
 ) -> Result<T, Failure> {
-    let content = read_key_file(path)?;
-    let key = match plain(&content) {
-        Err(KeyError::Protected) => of(passphrases.open(&content, path)?),
+    secret_of(&read_key_file(path)?, path, passphrases, plain, of)
+}
+
+/// The key in the text of a key file, protected or not: the one place where a passphrase is used for one.
+pub(super) fn secret_of<T>(
+    content: &str,
+    path: &Path,
+    passphrases: &Passphrases<'_>,
+    plain: fn(&str) -> Result<T, KeyError>,
+    of: fn(SecretKey) -> Result<T, KeyError>,
+) -> Result<T, Failure> {
+    let key = match plain(content) {
+        Err(KeyError::Protected) => of(passphrases.open(content, path)?),
         read => read,
     };
     key.map_err(|error| Failure::from(error).about(show(path)))
@@ -258,7 +268,7 @@ pub(super) fn warn_of_permissions(path: &Path) {
     if let Ok(mode) = mode
         && mode & 0o077 != 0
     {
-        note(&format!("warning: {} can be read by others (mode {mode:o}); run: chmod 600 {0}", show(path)));
+        remark(Remark::Warning, &format!("{} can be read by others (mode {mode:o}); run: chmod 600 {0}", show(path)));
     }
 }
 

@@ -13,7 +13,10 @@ use super::{
     args::{OpenArgs, PayloadRange},
     copy::{CHUNK, Progress, copy, spool},
     fail::{Code, note, show},
-    io::{Output, Source, check_apart, check_secrets_apart, cores, input, output_beside, output_path, read_up_to},
+    io::{
+        Output, Source, check_apart, check_dek_apart, check_secrets_apart, cores, input, output_beside, output_path, read_up_to,
+        refuse_secret,
+    },
     keys::{read_keyring, read_senders},
     kms::{Unwrapper, read_block_within},
 };
@@ -25,6 +28,7 @@ use crate::{
 };
 
 pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
+    check_dek_apart(args.keys.dek.as_deref(), [&args.input].into_iter().chain(&args.detached))?;
     let context = args.expect_context.clone().map(ExpectedContext::from);
     // Who runs this has the memory for the largest segments that there are.
     let limits = Limits { segment: 1 << SEGMENT_LOG2_MAX, ..Limits::default() };
@@ -53,6 +57,7 @@ pub(super) fn run(args: &OpenArgs) -> Result<(), Failure> {
 /// A DEK block that was kept apart.
 fn read_block(header: &Path, policy: &Policy) -> Result<Vec<u8>, Failure> {
     let block = read_up_to(header, policy.limits.block)?;
+    refuse_secret(&block).map_err(|failure| failure.about(show(header)))?;
     // What is wrong with it is told of it, and not of the message.
     DekBlock::parse_alone(&block, &policy.limits).map_err(|error| Failure::from(error).about(show(header)))?;
     Ok(block)
@@ -99,7 +104,7 @@ impl Message {
     /// authentic as it comes, except with `--buffer` and under a proof that covers the message, which must hold first.
     fn open(&self, args: &OpenArgs, mut output: Option<Output>) -> Result<(), Failure> {
         let to_stream = matches!(output, Some(Output::Stream(..)));
-        let mut source = Source::new(&args.input)?;
+        let mut source = Source::of_envelope(&args.input)?;
         // Reading ahead of what is given is for what is there already.
         let threads = if matches!(source, Source::File(..)) { cores() } else { 1 };
         let to_terminal = to_stream && io::stdout().is_terminal();
@@ -139,7 +144,7 @@ impl Message {
 
     /// Opens a part of a payload: of an input that cannot seek, all is read and waits on the disk, sealed.
     fn open_range(&self, args: &OpenArgs, range: PayloadRange, mut output: Option<Output>) -> Result<(), Failure> {
-        let mut file = seekable(Source::new(&args.input)?, &self.name)?;
+        let mut file = seekable(Source::of_envelope(&args.input)?, &self.name)?;
         self.learn_first(&mut file)?;
         file.rewind().map_err(|error| Failure::io(&self.name, &error))?;
         let mut reader = self.begin(file).map_err(|error| self.about(error))?;
@@ -245,8 +250,12 @@ fn open_channel(
     let mut reader = input(&args.input)?;
     let (mut buffer, mut chunk, mut text) = (BytesMut::new(), vec![0; CHUNK], Vec::new());
     let about = |failure: Failure| failure.about(show(&args.input));
+    let mut begun = false;
     loop {
         let read = reader.read(&mut chunk).map_err(|error| Failure::io(show(&args.input), &error))?;
+        if !std::mem::replace(&mut begun, true) {
+            refuse_secret(&chunk[..read]).map_err(about)?;
+        }
         buffer.extend_from_slice(&chunk[..read]);
         while let Some(opened) = next_of(&mut channel, &mut buffer, unwrapper.as_ref()).map_err(about)? {
             text.extend_from_slice(&opened.payload);
@@ -270,9 +279,10 @@ fn next_of(channel: &mut ChannelOpener, buffer: &mut BytesMut, unwrapper: Option
         if let Some(opened) = channel.next(buffer)? {
             return Ok(Some(opened));
         }
-        let (Some(unwrapper), Some(block)) = (unwrapper, channel.needs_dek(buffer)) else { return Ok(None) };
-        let dek = unwrapper.dek(block)?;
-        channel.supply(buffer, &dek)?;
+        let Some(unwrapper) = unwrapper else { return Ok(None) };
+        if !unwrapper.supply(channel, buffer)? {
+            return Ok(None);
+        }
     }
 }
 

@@ -246,6 +246,11 @@ pub(super) fn run(args: &PassphraseArgs) -> Result<(), Failure> {
     let content = read_key_file(path)?;
     let is_protected = match secret_key_from_key_file(&content, None) {
         Err(KeyError::Protected) => true,
+        Err(KeyError::Several) if crate::kms::Identity::from_text(&content).is_ok() => {
+            return Err(about(Failure::usage(
+                "it is a server's identity, which stays without a passphrase: keep it 0600, or encrypted with LoadCredentialEncrypted= of systemd or the like",
+            )));
+        }
         read => read.map(|_| false).map_err(|error| about(error.into()))?,
     };
     if args.remove && !is_protected {

@@ -21,6 +21,7 @@ pub(super) struct Replacement {
     doomed: Doomed,
     path: PathBuf,
     over: Over,
+    is_secret: bool,
 }
 
 /// What may stand at the path when the file takes its place.
@@ -73,7 +74,12 @@ impl Replacement {
         let failed = |error: io::Error| Failure::io(show(path), &error);
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let (temporary, doomed) = new_temporary(folder_of(&path)).map_err(|error| failed(error.kind().into()))?;
-        Ok(Self { temporary, doomed, path, over })
+        Ok(Self { temporary, doomed, path, over, is_secret: false })
+    }
+
+    /// For its owner alone, whatever new files are, and whatever is there.
+    pub(super) fn secret(self) -> Self {
+        Self { is_secret: true, ..self }
     }
 
     /// Makes it appear, whole and on the disk.
@@ -88,8 +94,9 @@ impl Replacement {
 
     /// It is whole: from now on it may be read by whom it is for.
     pub(super) fn park(self) -> Result<Parked, Failure> {
-        let Self { temporary, doomed, path, over } = self;
-        settle(&path, temporary.as_file()).map_err(|error| Failure::io(show(&path), &error))?;
+        let Self { temporary, doomed, path, over, is_secret } = self;
+        let settled = if is_secret { settle_secret(&path, temporary.as_file()) } else { settle(&path, temporary.as_file()) };
+        settled.map_err(|error| Failure::io(show(&path), &error))?;
         Ok(Parked { temporary: temporary.into_temp_path(), _doomed: doomed, path, over })
     }
 }
@@ -213,6 +220,22 @@ pub(super) fn settle(path: &Path, file: &File) -> io::Result<()> {
     }
 }
 
+/// Gives a secret that is whole the owner of what is at `path`, who alone may read it.
+#[cfg(unix)]
+fn settle_secret(path: &Path, file: &File) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    if let Ok(old) = fs::metadata(path) {
+        // Not ours to give away, mostly.
+        let _ = fchown(file, Some(old.uid()), Some(old.gid()));
+    }
+    file.set_permissions(fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn settle_secret(path: &Path, file: &File) -> io::Result<()> {
+    settle(path, file)
+}
+
 /// What the process takes from the modes of new files. The system tells it only by changing it.
 static UMASK: OnceLock<u32> = OnceLock::new();
 
@@ -226,10 +249,15 @@ pub(super) fn remember_umask() {
     }
 }
 
+/// A mode, without what the umask takes from it.
+#[cfg(unix)]
+pub(super) fn new_mode(mode: u32) -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode & !UMASK.get().copied().unwrap_or(0o077))
+}
+
 #[cfg(unix)]
 pub(super) fn open_to_others(file: &File) -> io::Result<()> {
-    let umask = UMASK.get().copied().unwrap_or(0o077);
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666 & !umask))
+    file.set_permissions(new_mode(0o666))
 }
 
 #[cfg(not(unix))]

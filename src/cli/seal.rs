@@ -13,8 +13,8 @@ use super::{
     copy::{CHUNK, Copying, Progress, copy, spool},
     fail::{note, show},
     io::{
-        Output, check_apart, check_secrets_apart, cores, input, input_len, input_version, is_dash, lines, output_beside,
-        output_path,
+        Output, check_apart, check_dek_apart, check_secrets_apart, cores, input, input_len, input_version, is_dash, lines,
+        output_beside, output_path,
     },
     keys::{read_recipients, read_sender_key},
     kms::Pair,
@@ -29,9 +29,7 @@ use crate::{
 };
 
 pub(super) fn run(args: &SealArgs) -> Result<(), Failure> {
-    if args.dek.as_deref().is_some_and(is_dash) && is_dash(&args.input) {
-        return Err(Failure::usage("--dek: standard input is read for the payload as well; name a file, or another pipe"));
-    }
+    check_dek_apart(args.dek.as_deref(), [&args.input].into_iter())?;
     let pair = args.dek.as_deref().map(Pair::read).transpose()?;
     let mut to = read_recipients(&args.to)?;
     if let Some(Pair { recipient, .. }) = &pair

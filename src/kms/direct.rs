@@ -29,7 +29,7 @@ pub(super) struct Direct<'a> {
 }
 
 /// Whether bytes are of this form, and no DEK block.
-pub(super) fn is_direct(bytes: &[u8]) -> bool {
+pub(crate) fn is_direct(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 

@@ -1,9 +1,12 @@
 use std::{error::Error, sync::Arc};
 
-use super::key::{KeyId, KeyState};
+use super::{
+    key::{KeyId, KeyState},
+    store::StoreError,
+};
 use crate::{platform::utc, wire::LimitExceeded};
 
-/// Why a key service has not done what it was asked. Nothing was changed.
+/// Why a key service has not done what it was asked. Nothing was changed, but where it says that this is not known.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum KmsError {
@@ -68,18 +71,23 @@ fn in_words(state: KeyState) -> String {
 }
 
 impl KmsError {
+    /// What others are told of a failure here: what it was names files, and is for the service's own log.
+    pub(super) fn for_others(&self) -> &'static str {
+        match self {
+            Self::Failed(error) if matches!(error.downcast_ref(), Some(StoreError::InDoubt { .. })) => {
+                "the key service has failed, and its log says how; whether the change was made is not known: look before asking again"
+            }
+            _ => "the key service has failed, and its log says how; nothing was changed",
+        }
+    }
+
     /// One word for logs and counters.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Denied => "denied",
             Self::NotFound => "not-found",
-            Self::State { state, .. } => match state {
-                KeyState::Enabled => "enabled",
-                KeyState::Disabled => "disabled",
-                KeyState::PendingDeletion { .. } => "pending-deletion",
-                KeyState::Destroyed { .. } => "destroyed",
-            },
+            Self::State { state, .. } => state.word(),
             Self::CannotDecrypt => "cannot-decrypt",
             Self::Invalid(_) => "invalid",
             Self::AliasTaken => "alias-taken",
@@ -90,5 +98,31 @@ impl KmsError {
             Self::Protocol(_) => "protocol",
             Self::Unreachable(_) => "unreachable",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kms::Answer;
+
+    /// Where it is not known whether a change was made, nobody is told that none was; of the files nobody is told anything.
+    #[test]
+    fn doubt_is_told() {
+        let source = || std::io::Error::other("disk on fire");
+        let told = |error: StoreError| {
+            let answer = Answer::encode(&Err(KmsError::Failed(Arc::new(error))));
+            assert_eq!(answer.first(), Some(&0x88));
+            let said = String::from_utf8_lossy(&answer).into_owned();
+            assert!(!said.contains("mine") && !said.contains("fire"), "{said}");
+            said
+        };
+        let doubt = told(StoreError::InDoubt { path: "/mine".into(), source: source() });
+        assert!(doubt.contains("whether the change was made is not known") && !doubt.contains("nothing was changed"), "{doubt}");
+        let none = told(StoreError::Io { what: "writing", path: "/mine".into(), source: source() });
+        assert!(none.contains("nothing was changed") && !none.contains("not known"), "{none}");
+        // Here, where the files are known.
+        let here = KmsError::Failed(Arc::new(StoreError::InDoubt { path: "/mine".into(), source: source() })).to_string();
+        assert!(here.contains("\"/mine\" may or may not have been replaced") && !here.contains("nothing was changed"), "{here}");
     }
 }

@@ -156,14 +156,14 @@ impl KeyState {
         }
     }
 
-    /// The word for it, as in `--json`.
+    /// The word for it, in `--json` as in the audit log.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
-            Self::Enabled => "Enabled",
-            Self::Disabled => "Disabled",
-            Self::PendingDeletion { .. } => "PendingDeletion",
-            Self::Destroyed { .. } => "Destroyed",
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::PendingDeletion { .. } => "pending-deletion",
+            Self::Destroyed { .. } => "destroyed",
         }
     }
 }

@@ -240,7 +240,8 @@ impl LocalService {
     /// when [`tend`](Self::tend) returns.
     ///
     /// # Errors
-    /// [`KmsError`]; nothing was changed. Where the line could not be written, nothing is answered.
+    /// [`KmsError`]; nothing was changed, but where the store is [in doubt](StoreError::InDoubt). Where the line could not be written, nothing
+    /// is answered.
     pub fn ask(&self, caller: Caller<'_>, request: Request) -> Result<Answer, KmsError> {
         let verb = request.verb();
         let (answer, queued) = self.ask_queued(caller, request);

@@ -41,6 +41,8 @@ pub mod testing;
 pub use client::{
     CONNECT_TIME, Client, ClientBuilder, ClientError, ClientLimits, IN_FLIGHT, IN_FLIGHT_BYTES, SILENCE, Tried, Why,
 };
+#[cfg(feature = "cli")]
+pub(crate) use direct::is_direct;
 pub use error::KmsError;
 pub use handle::{DELETION_DAYS_MAX, DELETION_DAYS_MIN};
 pub use health::{Count, Metrics, watch};

@@ -147,7 +147,7 @@ impl AccessPolicy {
         if text.len() > POLICY_MAX {
             return Err(AccessError::TooLong);
         }
-        let file: File = toml::from_str(text).map_err(|error| AccessError::Toml(error.to_string().trim_end().into()))?;
+        let file: File = toml::from_str(text).map_err(|error| AccessError::Toml(in_one_line(text, &error)))?;
         let mut policy = Self::default();
         for caller in file.caller {
             policy.add(caller)?;
@@ -325,6 +325,15 @@ impl Rights<'_> {
     }
 }
 
+/// Where it is, and what; without the line itself, which may be long.
+fn in_one_line(text: &str, error: &toml::de::Error) -> String {
+    let what =
+        error.message().split(char::is_control).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return what };
+    let (line, column) = (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+    format!("line {line}, column {column}: {what}")
+}
+
 /// Seconds since the Unix epoch of a date with its time and zone.
 fn seconds(date: toml::value::Datetime) -> Option<u64> {
     use toml::value::Offset;
@@ -408,6 +417,21 @@ mod tests {
             assert!(AccessPolicy::from_toml(&bad).is_err(), "{bad}");
         }
         assert!(AccessPolicy::from_toml("").unwrap().is_empty());
+        for (bad, at, what) in [
+            ("x = 1", "line 1, column 1", "unknown field `x`"),
+            ("\n[[caller]]\nname = \"\u{e4}\" nonsense\n", "line 3, column 12", "unexpected"),
+            ("\n[[caller]]\nname = 7\n", "line 3, column 8", "invalid type: integer `7`"),
+            ("[[caller]]\nname = \"a\"", "line 1, column 1", "missing field `key`"),
+            ("[[caller]]\n\"a\\u000ab\\u001b[2J\" = 1", "line 2, column 1", "unknown field"),
+            ("[[caller]]\nname = \"a", "line 2, column 10", "invalid basic string"),
+            ("\n\n[[caller", "line 3", ""),
+            ("", "", ""),
+        ] {
+            let Err(error) = AccessPolicy::from_toml(bad) else { continue };
+            let said = error.to_string();
+            assert!(said.starts_with(&format!("the policy is malformed: {at}")) && said.contains(what), "{bad}: {said}");
+            assert!(!said.contains(char::is_control), "{bad}: {said:?}");
+        }
         let (_, other) = caller("a", "");
         assert!(matches!(AccessPolicy::from_toml(&format!("{good}{other}")), Err(AccessError::NameTwice(_))));
         assert!(matches!(

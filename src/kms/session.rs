@@ -74,6 +74,12 @@ pub enum IdentityError {
     /// A key is there twice.
     #[error("line {0}: there is more than one of these keys; an identity has one of each")]
     Several(usize),
+    /// A key under a passphrase.
+    #[error(
+        "line {0}: the key is under a passphrase, and an identity is read without one; make another (kms identity), and keep it encrypted with \
+         LoadCredentialEncrypted= of systemd or the like"
+    )]
+    Protected(usize),
     /// A line that is no key.
     #[error("line {0}: {1}")]
     Line(usize, #[source] KeyError),
@@ -199,7 +205,10 @@ fn begins_with(line: &str, mark: &str) -> bool {
 }
 
 fn put<T>(place: &mut Option<T>, line: usize, read: Result<T, KeyError>) -> Result<(), IdentityError> {
-    let key = read.map_err(|error| IdentityError::Line(line, error))?;
+    let key = read.map_err(|error| match error {
+        KeyError::Protected => IdentityError::Protected(line),
+        error => IdentityError::Line(line, error),
+    })?;
     if place.replace(key).is_some() {
         return Err(IdentityError::Several(line));
     }

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
+use super::keyring::RootKeyring;
 use crate::{
     cli::args::{OutputArgs, PassphraseFrom},
     kms::{Alias, KeyRef},
@@ -15,6 +16,15 @@ pub(crate) const KMS_HELP: &str = "Examples:
 
 A store belongs to one process at a time: while `serve` has it, ask the server.";
 
+const INIT_HELP: &str = "Examples:
+  sealwire kms init --store keys
+  sealwire keygen -o root.key && sealwire kms init --store keys --root-key-file root.key
+  sealwire kms init --store keys --root-keyring orders
+
+A keyring is that of your user: on Linux what speaks the Secret Service on the session's D-Bus (GNOME Keyring, KWallet, KeePassXC).
+A server without a desktop has mostly none, and the kernel's: kernel:orders lasts from whoever puts it there to the next reboot, so keep
+a copy elsewhere. For a service under systemd, --root-key-file with LoadCredentialEncrypted= is the better place (docs/kms.md).";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct KmsArgs {
     #[command(subcommand)]
@@ -23,10 +33,8 @@ pub(crate) struct KmsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KmsCommand {
-    /// Make a store, under a passphrase or a key file
-    #[command(
-        after_help = "Examples:\n  sealwire kms init --store keys\n  sealwire keygen -o root.key && sealwire kms init --store keys --root-key-file root.key"
-    )]
+    /// Make a store, under a passphrase, a key file, or a root key that is made and kept in the system's keyring
+    #[command(after_help = INIT_HELP)]
     Init(StoreArgs),
     /// Make a server's identity: write its secret file, print its public half, which clients are given
     #[command(after_help = "Example:\n  sealwire kms identity -o server.identity > server.pub")]
@@ -88,12 +96,15 @@ pub(crate) struct StoreArgs {
     pub(crate) root: RootArgs,
 }
 
-/// What a store is under: a key file, or else a passphrase.
+/// What a store is under: a key file, what the system's keyring has under a name, or else a passphrase.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct RootArgs {
     /// The key file that the store is under, as `keygen` makes one; a passphrase where there is none
     #[arg(long, value_name = "KEYFILE")]
     pub(crate) root_key_file: Option<PathBuf>,
+    /// The same from the system's keyring, by its name there; kernel:NAME in that of the Linux kernel, which is empty after a reboot
+    #[arg(long, value_name = "NAME", conflicts_with = "root_key_file")]
+    pub(crate) root_keyring: Option<RootKeyring>,
     #[command(flatten)]
     pub(crate) passphrase: PassphraseFrom,
 }
@@ -300,11 +311,14 @@ pub(crate) struct ChangeRootArgs {
     /// The new key file; a new passphrase where there is none
     #[arg(long, value_name = "KEYFILE")]
     pub(crate) new_root_key_file: Option<PathBuf>,
+    /// Make a new root key and keep it in the system's keyring, under this name, which is free there
+    #[arg(long, value_name = "NAME", conflicts_with = "new_root_key_file")]
+    pub(crate) new_root_keyring: Option<RootKeyring>,
     /// Read the new passphrase from a file
-    #[arg(long, value_name = "FILE", conflicts_with = "new_root_key_file")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_root_key_file", "new_root_keyring"])]
     pub(crate) new_passphrase_file: Option<PathBuf>,
     /// Read it from an open descriptor
-    #[arg(long, value_name = "N", conflicts_with_all = ["new_root_key_file", "new_passphrase_file"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["new_root_key_file", "new_root_keyring", "new_passphrase_file"])]
     pub(crate) new_passphrase_fd: Option<u16>,
 }
 
@@ -322,7 +336,8 @@ pub(crate) struct IdentityArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// Where to listen, host:port or unix:/path; port 0 takes a free one; several may be given
+    /// Where to listen, host:port or unix:/path; port 0 takes a free one; several may be given. A socket is open to its owner, to the group
+    /// where the umask leaves it that, and to nobody else
     #[arg(long, value_name = "ADDR", required = true)]
     pub(crate) on: Vec<String>,
     /// The server's identity, a file

@@ -19,9 +19,10 @@ use crate::{
 
 pub(crate) const HELP: &str = "The plaintext DEK goes to a pipe or an inherited descriptor alone, as lines or as --json:
   sealwire seal --dek <(sealwire kms generate-data-key --store keys orders) -o report.swe report.pdf
+  sealwire open --dek <(sealwire kms decrypt-data-key --store keys report.swe) -o report.pdf report.swe
   sealwire kms generate-data-key --store keys --without-plaintext orders --ciphertext report.dek";
 
-const MISSING: &str = "it is not what generate-data-key prints; did that fail?";
+const MISSING: &str = "it is not what generate-data-key or decrypt-data-key prints; did that fail?";
 /// Bytes of the longest text of a data key that is read.
 const TEXT_MAX: u64 = 256 * 1024;
 
@@ -197,32 +198,46 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Reads it from a pipe, or a descriptor. A file is refused: plaintext DEKs are not kept in files.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::io(format!("--dek: {}", show(path)), &error);
-        let file = if is_dash(path) { standard_input() } else { File::open(path) }.map_err(failed)?;
-        if file.metadata().is_ok_and(|meta| keeps(&meta)) {
-            return Err(Failure::usage(format!(
-                "--dek: {} is a file, and a plaintext DEK is not kept in one; delete it, and use a pipe, such as <(sealwire kms generate-data-key …)",
-                show(path)
-            )));
-        }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
-        file.take(TEXT_MAX).read_to_end(&mut bytes).map_err(failed)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| MISSING);
-        text.and_then(Self::parse).map_err(|why| Failure::usage(format!("--dek: {}: {why}", show(path))))
+        read_printed(path, Self::of)
     }
 
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        let parts = if text.trim_start().starts_with('{') { of_json(text)? } else { of_lines(text) };
-        let [plaintext, recipient] = parts;
+    fn of([plaintext, recipient]: Parts) -> Result<Self, &'static str> {
         let recipient = recipient.ok_or(MISSING)?.parse().map_err(|_| "its recipient is none")?;
-        let mut bytes = Zeroizing::new([0; 33]);
-        let decoded =
-            Base64::decode(plaintext.ok_or(MISSING)?.as_bytes(), &mut bytes[..]).map_err(|_| "its plaintext is no DEK")?;
-        let dek = Dek::from_kms(decoded).map_err(|_| "its plaintext is no DEK of 32 bytes")?;
-        Ok(Self { dek, recipient })
+        Ok(Self { dek: dek(plaintext)?, recipient })
     }
+}
+
+/// What `open --dek` reads: the same, of which the DEK is enough.
+pub(crate) fn read_dek(path: &Path) -> Result<Dek, Failure> {
+    read_printed(path, |[plaintext, _]| dek(plaintext))
+}
+
+fn dek(plaintext: Option<Zeroizing<String>>) -> Result<Dek, &'static str> {
+    let mut bytes = Zeroizing::new([0; 33]);
+    let decoded = Base64::decode(plaintext.ok_or(MISSING)?.as_bytes(), &mut bytes[..]).map_err(|_| "its plaintext is no DEK")?;
+    Dek::from_kms(decoded).map_err(|_| "its plaintext is no DEK of 32 bytes")
+}
+
+/// Reads what was printed from a pipe, or a descriptor. A file is refused: plaintext DEKs are not kept in files.
+fn read_printed<T>(path: &Path, parse: impl FnOnce(Parts) -> Result<T, &'static str>) -> Result<T, Failure> {
+    let failed = |error: io::Error| Failure::io(format!("--dek: {}", show(path)), &error);
+    let file = if is_dash(path) { standard_input() } else { File::open(path) }.map_err(failed)?;
+    if file.metadata().is_ok_and(|meta| keeps(&meta)) {
+        return Err(Failure::usage(format!(
+            "--dek: {} is a file, and a plaintext DEK is not kept in one; delete it, and use a pipe, such as <(sealwire kms generate-data-key …)",
+            show(path)
+        )));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+    file.take(TEXT_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| MISSING);
+    text.and_then(parts).and_then(parse).map_err(|why| Failure::usage(format!("--dek: {}: {why}", show(path))))
+}
+
+/// The plaintext and the recipient, where they are there.
+fn parts(text: &str) -> Result<Parts, &'static str> {
+    if text.trim_start().starts_with('{') { of_json(text) } else { Ok(of_lines(text)) }
 }
 
 type Parts = [Option<Zeroizing<String>>; 2];
@@ -257,7 +272,7 @@ mod tests {
         };
         for as_json in [true, false] {
             let text = Printed::from(&pair).text(as_json);
-            let read = Pair::parse(&text).unwrap();
+            let read = parts(&text).and_then(Pair::of).unwrap();
             assert_eq!(read.dek.secret.bytes(), &[7; 32]);
             assert_eq!(&read.recipient, cmk.recipient());
             // The 32 bytes in Base64, by `base64`.
@@ -265,7 +280,8 @@ mod tests {
             assert!(text.contains("AQID"));
         }
         for bad in ["", "{", "{}", "plaintext: x\nrecipient: y", "plaintext: AQID\n"] {
-            assert!(Pair::parse(bad).is_err(), "{bad}");
+            assert!(parts(bad).and_then(Pair::of).is_err(), "{bad}");
+            assert!(parts(bad).and_then(|[plaintext, _]| dek(plaintext)).is_err(), "{bad}");
         }
     }
 }

@@ -1,43 +1,93 @@
 //! Stores: init, audit, backup, restore, change-root.
 
+use std::path::Path;
+
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::{
     args::{AuditArgs, BackupArgs, ChangeRootArgs, RestoreArgs, RootArgs, StoreArgs, state_in},
+    keyring::RootKeyring,
     service::{root_key, root_key_file},
 };
 use crate::{
     cli::{
         Failure,
         args::PassphraseFrom,
-        fail::{note, print_line, show},
+        fail::{Code, note, print_line, show},
         passphrase::Passphrases,
     },
     kms::{
         LocalService,
-        store::{self, Record, RootKey, Store},
+        store::{self, Record, RootKey, Store, StoreError},
     },
     platform::{Clock, utc},
 };
 
-/// A root key for a store that is to be made: a new passphrase is asked for twice.
-fn new_root_key(store: &StoreArgs) -> Result<RootKey, Failure> {
-    match &store.root.root_key_file {
-        Some(path) => root_key_file(path, &store.root),
-        None => Passphrases::new(&store.root.passphrase).choose(&store.store).map(RootKey::from_passphrase),
+/// What a store is to be under.
+struct NewRoot<'a> {
+    key: RootKey,
+    /// The text that was put into a keyring for it.
+    kept: Option<(&'a RootKeyring, Zeroizing<String>)>,
+}
+
+impl<'a> NewRoot<'a> {
+    /// A root key for a store that is to be made: a new passphrase is asked for twice, and one for a keyring is made.
+    fn of(folder: &Path, root: &'a RootArgs) -> Result<Self, Failure> {
+        let key = match (&root.root_key_file, &root.root_keyring) {
+            (Some(path), _) => root_key_file(path, root)?,
+            (None, Some(keyring)) => {
+                let (key, text) = RootKey::generate(&crate::cli::report::utc(std::time::SystemTime::now()))?;
+                keyring.keep(&text)?;
+                return Ok(Self { key, kept: Some((keyring, text)) });
+            }
+            (None, None) => RootKey::from_passphrase(Passphrases::new(&root.passphrase).choose(folder)?),
+        };
+        Ok(Self { key, kept: None })
+    }
+
+    /// Puts a store under it. Where that fails, nothing stays in the keyring.
+    fn under<T>(&self, put: impl FnOnce(&RootKey) -> Result<T, StoreError>) -> Result<T, Failure> {
+        let put = put(&self.key);
+        if let (Some((keyring, text)), Err(error)) = (&self.kept, &put)
+            && !matches!(error, StoreError::InDoubt { .. })
+            && keyring.holds(text)?
+        {
+            keyring.remove()?;
+        }
+        Ok(put?)
+    }
+
+    /// Whether it is still where it was put: of two commands that found one name free, one has lost its key.
+    fn is_kept(&self) -> Result<bool, Failure> {
+        self.kept.as_ref().map_or(Ok(true), |(keyring, text)| keyring.holds(text))
+    }
+
+    fn tell(&self) {
+        if let Some((keyring, _)) = &self.kept {
+            note(&keyring.advice());
+        }
     }
 }
+
+const NOT_KEPT: &str = "another root key was put there at the same moment";
 
 pub(super) fn init(args: &StoreArgs) -> Result<(), Failure> {
     // Told before a passphrase is asked for.
     if state_in(&args.store).exists() {
         return Err(Failure::usage(format!("{} is a store already, and is not written over", show(&args.store))));
     }
-    LocalService::create(&args.store, &new_root_key(args)?)?;
+    let root = NewRoot::of(&args.store, &args.root)?;
+    root.under(|key| LocalService::create(&args.store, key))?;
+    if !root.is_kept()? {
+        let what = format!("{NOT_KEPT}: nothing opens the new store {}; remove it, and begin again", show(&args.store));
+        return Err(Failure::new(Code::Io, what));
+    }
     note(&format!(
         "store: {}  (keep a copy of what it is under: without it, and without a backup, nothing opens)",
         show(&args.store)
     ));
+    root.tell();
     Ok(())
 }
 
@@ -80,20 +130,22 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<(), Failure> {
 
 pub(super) fn change_root(args: &ChangeRootArgs) -> Result<(), Failure> {
     let StoreArgs { store: folder, root } = &args.store;
-    let (mut store, _) = Store::open(folder, &root_key(folder, root)?)?;
-    let new = StoreArgs {
-        store: folder.clone(),
-        root: RootArgs {
-            root_key_file: args.new_root_key_file.clone(),
-            passphrase: PassphraseFrom {
-                passphrase_file: args.new_passphrase_file.clone(),
-                passphrase_fd: args.new_passphrase_fd,
-            },
-        },
+    let old = root_key(folder, root)?;
+    let (mut store, _) = Store::open(folder, &old)?;
+    let new = RootArgs {
+        root_key_file: args.new_root_key_file.clone(),
+        root_keyring: args.new_root_keyring.clone(),
+        passphrase: PassphraseFrom { passphrase_file: args.new_passphrase_file.clone(), passphrase_fd: args.new_passphrase_fd },
     };
+    let new = NewRoot::of(folder, &new)?;
     let at = Clock::default().unix_seconds();
     let record = Record { at, caller: "local".into(), action: "change-root".into(), key: None, result: "ok".into() };
-    store.change_root(&new_root_key(&new)?, &record)?;
+    new.under(|key| store.change_root(key, &record))?;
+    if !new.is_kept()? {
+        store.change_root(&old, &record)?;
+        return Err(Failure::new(Code::Io, format!("{NOT_KEPT}; {} is under the old one again", show(folder))));
+    }
     note(&format!("{} is under another root key now; backups and replicas made before are under the old one", show(folder)));
+    new.tell();
     Ok(())
 }

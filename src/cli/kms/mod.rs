@@ -5,6 +5,7 @@
 //! service.rs    which service is asked: a store, or servers
 //! verbs.rs      a command for each verb
 //! data_key.rs   plaintext DEKs, which go through pipes alone
+//! keyring.rs    root keys in the system's keyring
 //! keeping.rs    init, audit, backup, restore, change-root
 //! serve.rs      serve, identity
 //! unwrap.rs     what `open` asks a service
@@ -13,6 +14,7 @@
 mod args;
 mod data_key;
 mod keeping;
+mod keyring;
 mod serve;
 mod service;
 mod unwrap;
@@ -20,6 +22,7 @@ mod verbs;
 
 pub(crate) use args::{KMS_HELP, KmsArgs, state_in};
 pub(crate) use data_key::Pair;
+pub(crate) use keyring::RootKeyring;
 pub(crate) use unwrap::{Unwrapper, read_block_within};
 
 use super::Failure;

@@ -1,7 +1,8 @@
 //! serve, identity: a store on sockets.
 
 use std::{
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     cli::{
         Failure, cleanup,
-        fail::{note, print_line, show},
+        fail::{Remark, note, print_line, remark, remark_as_json, show},
         keys::{never_over, read_text, write_key_file},
         listen::{files, runtime},
         report::utc,
@@ -60,6 +61,9 @@ pub(super) fn identity(args: &IdentityArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    if args.json {
+        remark_as_json();
+    }
     lock_memory();
     let text = read_text(&args.identity, "server's identity", KEY_FILE_MAX)?;
     crate::cli::keys::warn_of_permissions(&args.identity);
@@ -87,8 +91,8 @@ fn open(args: &ServeArgs) -> Result<LocalService, Failure> {
 fn read_policy(path: &Path) -> Result<AccessPolicy, Failure> {
     let text = read_text(path, "policy", POLICY_MAX)?;
     let policy = AccessPolicy::from_toml(&text).map_err(|error| Failure::usage(format!("{}: {error}", show(path))))?;
-    for remark in policy.remarks(Clock::default().unix_seconds()) {
-        note(&format!("note: {}: {remark}", show(path)));
+    for said in policy.remarks(Clock::default().unix_seconds()) {
+        remark(Remark::Note, &format!("{}: {said}", show(path)));
     }
     Ok(policy)
 }
@@ -114,7 +118,7 @@ async fn serve(args: &ServeArgs, identity: Identity, service: Arc<LocalService>,
     }
     let healthy = Arc::new(AtomicBool::new(true));
     let tending = tokio::spawn(tend(service.clone(), healthy.clone()));
-    let reloading = tokio::spawn(reload(args.policy.clone(), service.clone(), hangups));
+    let reloading = tokio::spawn(reload(args.policy.clone(), service.clone(), hangups, report));
     let server = Server::new(identity, service.clone(), limits);
     service.count_in(&server.metrics());
     let watching = watcher.map(|listener| {
@@ -132,13 +136,29 @@ async fn serve(args: &ServeArgs, identity: Identity, service: Arc<LocalService>,
 }
 
 async fn listen(on: &str) -> Result<Listener, Failure> {
-    let failed = |error: std::io::Error| Failure::io(escape(on.as_bytes()), &error);
+    let failed = |error: io::Error| Failure::io(escape(on.as_bytes()), &error);
     #[cfg(unix)]
     if let Some(path) = on.strip_prefix("unix:") {
         remove_stale(Path::new(path)).await;
-        return Ok(tokio::net::UnixListener::bind(path).map_err(failed)?.into());
+        return Ok(bind(Path::new(path)).map_err(failed)?.into());
     }
     Listener::tcp(on).await.map_err(failed)
+}
+
+/// A socket for its owner, and for his group where the umask leaves it that; for others never.
+#[cfg(unix)]
+fn bind(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    use rustix::fs::{Mode, fchmod};
+    let socket = tokio::net::UnixSocket::new_stream()?;
+    // Before it has a name, so that at no moment it is open to all; elsewhere the umask alone decides until it is there.
+    if cfg!(target_os = "linux") {
+        fchmod(&socket, Mode::from_raw_mode(0o660))?;
+    }
+    socket.bind(path)?;
+    if cfg!(not(target_os = "linux")) {
+        std::fs::set_permissions(path, crate::cli::replace::new_mode(0o660))?;
+    }
+    socket.listen(1024)
 }
 
 /// Removes the socket of a server that is gone. One that answers is left alone, and so is everything that is no socket.
@@ -163,8 +183,8 @@ async fn tend(service: Arc<LocalService>, healthy: Arc<AtomicBool>) {
         let now = tended.err().map(|error| Failure::from(error).message);
         healthy.store(now.is_none(), Relaxed);
         match (&told, &now) {
-            (before, Some(message)) if before.as_ref() != Some(message) => note(&format!("error: {message}")),
-            (Some(_), None) => note("note: the store can be written and read again"),
+            (before, Some(message)) if before.as_ref() != Some(message) => remark(Remark::Error, message),
+            (Some(_), None) => remark(Remark::Note, "the store can be written and read again"),
             _ => {}
         }
         told = now;
@@ -172,16 +192,16 @@ async fn tend(service: Arc<LocalService>, healthy: Arc<AtomicBool>) {
 }
 
 /// Reads the policy again when a signal says so; keeps the old one where the new one is none.
-async fn reload(path: std::path::PathBuf, service: Arc<LocalService>, mut hangups: watch::Receiver<u64>) {
+async fn reload(path: PathBuf, service: Arc<LocalService>, mut hangups: watch::Receiver<u64>, report: Report) {
     while hangups.changed().await.is_ok() {
         match read_policy(&path) {
             Ok(policy) => {
                 let callers = policy.len();
                 service.set_policy(policy);
                 // Whoever reads this may rely on it.
-                note(&format!("policy: {callers} callers, from {}", show(&path)));
+                report.policy(callers, &path);
             }
-            Err(failure) => note(&format!("error: the policy stays as it was: {}", failure.message)),
+            Err(failure) => remark(Remark::Error, &format!("the policy stays as it was: {}", failure.message)),
         }
     }
 }
@@ -213,8 +233,9 @@ fn lock_memory() {
         let unlimited = getrlimit(Resource::Memlock).current.is_none();
         let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
         if !unlimited || mlockall(all).is_err() {
-            note(
-                "note: memory is not locked, and keys may reach a swap device; allow it (ulimit -l unlimited, LimitMEMLOCK=infinity)",
+            remark(
+                Remark::Note,
+                "memory is not locked, and keys may reach a swap device; allow it (ulimit -l unlimited, LimitMEMLOCK=infinity)",
             );
         }
     }
@@ -244,6 +265,15 @@ impl Report {
             note(&json!({ "event": "watched", "address": address.to_string() }).to_string());
         } else {
             note(&format!("health and metrics on http://{address}"));
+        }
+    }
+
+    /// Who asks is judged by another policy from now on.
+    fn policy(self, callers: usize, path: &Path) {
+        if self.json {
+            note(&json!({ "event": "policy", "callers": callers, "from": show(path) }).to_string());
+        } else {
+            note(&format!("policy: {callers} callers, from {}", show(path)));
         }
     }
 

@@ -8,12 +8,12 @@ use super::args::{AskArgs, RootArgs};
 use crate::{
     cli::{
         Failure,
-        fail::{Code, note, show},
-        keys::{read_sender_key, read_text},
+        fail::{Code, Remark, remark, show},
+        keys::{read_key_file, read_sender_key, read_text, secret_of},
         listen::runtime,
         passphrase::Passphrases,
     },
-    keys::{KEY_FILE_MAX, cmk_from_key_file},
+    keys::{KEY_FILE_MAX, SecretKey, cmk_from_key_file},
     kms::{
         Client, KeyService, KmsError, LocalService, OpenServiceError, PublicIdentity, Reply,
         store::{RootKey, StoreError},
@@ -61,19 +61,20 @@ fn client(args: &AskArgs) -> Result<Client, Failure> {
 
 /// What a store is under, as the options say; asked for on the terminal where they do not.
 pub(super) fn root_key(folder: &Path, root: &RootArgs) -> Result<RootKey, Failure> {
-    match &root.root_key_file {
-        Some(path) => root_key_file(path, root),
-        None => Passphrases::new(&root.passphrase).of(folder, "the store").map(RootKey::from_passphrase),
+    match (&root.root_key_file, &root.root_keyring) {
+        (Some(path), _) => root_key_file(path, root),
+        (None, Some(keyring)) => root_key_text(&keyring.read()?, Path::new(&keyring.to_string()), root),
+        (None, None) => Passphrases::new(&root.passphrase).of(folder, "the store").map(RootKey::from_passphrase),
     }
 }
 
 pub(super) fn root_key_file(path: &Path, root: &RootArgs) -> Result<RootKey, Failure> {
-    let cmk = crate::cli::keys::read_secret(
-        path,
-        &Passphrases::new(&root.passphrase),
-        cmk_from_key_file,
-        crate::keys::SecretKey::into_cmk,
-    )?;
+    root_key_text(&read_key_file(path)?, path, root)
+}
+
+/// The root key that a key file's text holds, wherever that is kept.
+fn root_key_text(text: &str, kept: &Path, root: &RootArgs) -> Result<RootKey, Failure> {
+    let cmk = secret_of(text, kept, &Passphrases::new(&root.passphrase), cmk_from_key_file, SecretKey::into_cmk)?;
     Ok(RootKey::from_cmk(&cmk))
 }
 
@@ -90,7 +91,7 @@ fn tell_repaired(service: &LocalService, folder: &Path) {
         } else {
             "a line was added that the state had".into()
         };
-        note(&format!("note: {}: after a crash the audit log was mended: {torn}", show(folder)));
+        remark(Remark::Note, &format!("{}: after a crash the audit log was mended: {torn}", show(folder)));
     }
 }
 

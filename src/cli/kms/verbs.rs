@@ -22,7 +22,7 @@ use crate::{
         Failure,
         args::OutputArgs,
         copy::{Progress, copy},
-        fail::{Code, print_line, show},
+        fail::{Code, Remark, print_line, remark, show},
         io::{Output, Source, check_secrets_apart, output_beside, output_path},
     },
     kms::{KeyId, KeyInfo, KeyState, PublicKey, SECRET_MAX, WrappedDek},
@@ -34,13 +34,19 @@ pub(super) fn run(command: KmsCommand) -> Result<(), Failure> {
     match command {
         KmsCommand::CreateKey(args) => {
             let kem = if args.pq { Kem::XWing } else { Kem::X25519 };
-            tell(args.ask.json, &Asking::new(&args.ask)?.ask(|service| service.create_key(kem, args.alias))?)
+            tell(args.ask.json, &Asking::new(&args.ask)?.ask(|service| service.create_key(kem, args.alias))?)?;
+            remind(&args.ask);
+            Ok(())
         }
         KmsCommand::ListKeys(args) => list(&args),
         KmsCommand::DescribeKey(args) => about(&args, |service, key| service.describe_key(key)),
         KmsCommand::EnableKey(args) => about(&args, |service, key| service.enable_key(key)),
         KmsCommand::DisableKey(args) => about(&args, |service, key| service.disable_key(key)),
-        KmsCommand::RotateKey(args) => about(&args, |service, key| service.rotate_key(key)),
+        KmsCommand::RotateKey(args) => {
+            about(&args, |service, key| service.rotate_key(key))?;
+            remind(&args.ask);
+            Ok(())
+        }
         KmsCommand::CancelKeyDeletion(args) => about(&args, |service, key| service.cancel_key_deletion(key)),
         KmsCommand::ScheduleKeyDeletion(DeletionArgs { key, days }) => {
             about(&key, |service, key| service.schedule_key_deletion(key, days))
@@ -63,6 +69,13 @@ fn about(
     verb: impl for<'a> FnOnce(&'a dyn crate::kms::KeyService, &crate::kms::KeyRef) -> crate::kms::Reply<'a, KeyInfo>,
 ) -> Result<(), Failure> {
     tell(args.ask.json, &Asking::new(&args.ask)?.ask(|service| verb(service, &args.key))?)
+}
+
+/// Whoever keeps the store himself is told that no backup has what was made just now.
+fn remind(ask: &AskArgs) {
+    if let Some(store) = ask.store.as_deref().filter(|_| !ask.json) {
+        remark(Remark::Note, &format!("a backup is due, none has this key: sealwire kms backup --store {} -o FILE", show(store)));
+    }
 }
 
 fn tell(as_json: bool, info: &KeyInfo) -> Result<(), Failure> {
@@ -166,7 +179,7 @@ fn generate_data_key(args: &GenerateArgs) -> Result<(), Failure> {
 
 fn decrypt_data_key(args: &DecryptDataKeyArgs) -> Result<(), Failure> {
     let door = Door::open(&args.to)?;
-    let block = read_block(&mut Source::new(&args.input)?).map_err(|failure| failure.about(show(&args.input)))?;
+    let block = read_block(&mut Source::of_envelope(&args.input)?).map_err(|failure| failure.about(show(&args.input)))?;
     let unwrapped = Asking::new(&args.ask)?.ask(|service| service.decrypt_data_key(WrappedDek::Block(block)))?;
     door.say(&Printed::from(&unwrapped).text(args.ask.json))
 }
@@ -204,7 +217,7 @@ fn encrypt(args: EncryptArgs) -> Result<(), Failure> {
 const DIRECT_MAX: usize = SECRET_MAX + 25 + 1120 + 16;
 
 fn decrypt(args: &DecryptArgs) -> Result<(), Failure> {
-    let mut out = output_of(&args.ask, &args.input, &args.output, false)?;
+    let mut out = output_of(&args.ask, &args.input, &args.output, false)?.secret();
     let ciphertext = small(&args.input, "secret encrypted under a CMK", DIRECT_MAX, "open envelopes with sealwire open")?;
     let asking = Asking::new(&args.ask)?;
     let secret = asking.ask(|service| service.decrypt(&ciphertext, args.context.as_bytes())).map_err(or_another_context)?;

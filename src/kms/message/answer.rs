@@ -175,9 +175,8 @@ fn put_error(out: &mut Vec<u8>, error: &KmsError) {
         KmsError::FullThere(why) => put_why(out, FULL, why),
         KmsError::ReadOnly => out.put_u8(READ_ONLY),
         KmsError::Unsupported(verb) => put_why(out, UNSUPPORTED, verb),
-        KmsError::Failed(_) | KmsError::FailedThere(_) | KmsError::Protocol(_) | KmsError::Unreachable(_) => {
-            // What it was is for the service's own log: it names files.
-            put_why(out, FAILED, "the key service has failed, and its log says how; nothing was changed");
+        failed @ (KmsError::Failed(_) | KmsError::FailedThere(_) | KmsError::Protocol(_) | KmsError::Unreachable(_)) => {
+            put_why(out, FAILED, failed.for_others());
         }
     }
 }
