@@ -439,4 +439,14 @@ mod tests {
             Err(AccessError::KeyTwice(..))
         ));
     }
+
+    #[test]
+    fn lengths_have_their_limits() {
+        let policy = |len: usize| AccessPolicy::from_toml(&"#".repeat(len));
+        assert!(policy(POLICY_MAX).unwrap().is_empty());
+        assert_eq!(policy(POLICY_MAX + 1).unwrap_err(), AccessError::TooLong);
+        let named = |len: usize| AccessPolicy::from_toml(&caller(&"a".repeat(len), "").1);
+        assert_eq!(named(NAME_MAX).unwrap().len(), 1);
+        assert!(matches!(named(NAME_MAX + 1), Err(AccessError::Name(_))));
+    }
 }

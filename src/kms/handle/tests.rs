@@ -545,6 +545,67 @@ fn there_is_room_for_what_will_be_destroyed() {
     assert_eq!(refused, 1);
 }
 
+/// Aliases that are together as long as this in a state.
+#[cfg(feature = "pq")]
+fn fillers(mut len: usize) -> Vec<Alias> {
+    let mut fillers = Vec::new();
+    while len > 0 {
+        // An alias has 18 to 81 bytes there.
+        let next = if len > 160 { 81 } else { len.div_ceil(1 + len / 82) };
+        let name = format!("f{:05}{}", fillers.len(), "x".repeat(next));
+        fillers.push(name[..next - 17].parse().unwrap());
+        len -= next;
+    }
+    fillers
+}
+
+/// Proves KMS-37 to the byte: what needs all of the room that is left has it, and what needs one byte more has not.
+#[cfg(feature = "pq")]
+#[test]
+fn room_is_counted_to_the_byte() {
+    use crate::kms::store::STATE_MAX;
+    let mut service = Memory::new();
+    let old = service.create("old").id;
+    let cmk = std::sync::Arc::new(Cmk::generate_pq().unwrap());
+    let version = Version { created_at: 0, recipient: cmk.recipient().clone(), cmk: Some(cmk) };
+    let left = |service: &Memory| usize::try_from(STATE_MAX).unwrap() - service.keys.longest();
+    for n in 0..=u8::MAX {
+        // One less than the most: it is the room that is wanting.
+        let versions = (VERSIONS_MAX - 1).min(left(&service).saturating_sub(10_000) / 1225);
+        if versions == 0 {
+            break;
+        }
+        let versions = vec![version.clone(); versions];
+        let entry = Entry { id: KeyId([n; 16]), kem: Kem::XWing, state: KeyState::Enabled, created_at: 0, versions };
+        service.keys.apply(Change::Key(entry));
+    }
+    let alias = |name: &str| Some(name.parse().unwrap());
+    // An entry has 39 bytes, a version 9 and its public half, an alias 17 and its name.
+    for (request, needs) in [
+        (Request::CreateKey { kem: Kem::X25519, alias: None }, 39 + 9 + 32),
+        (Request::CreateKey { kem: Kem::X25519, alias: alias("new") }, 39 + 9 + 32 + 17 + 3),
+        (Request::CreateKey { kem: Kem::XWing, alias: alias("b") }, 39 + 9 + 1216 + 17 + 1),
+        (Request::RotateKey(old.into()), 9 + 32),
+        (Request::RotateKey(KeyId([0; 16]).into()), 9 + 1216),
+        (Request::SetAlias { alias: "second".parse().unwrap(), key: old.into() }, 17 + 6),
+    ] {
+        for missing in [0, 1] {
+            let fillers = fillers(left(&service) - needs + missing);
+            fillers.iter().for_each(|alias| service.keys.apply(Change::Alias(alias.clone(), Some(KeyId([1; 16])))));
+            let rights = Rights::LOCAL;
+            let Handled { answer, .. } = handle(&service.keys, rights, request.clone(), NOW, &mut Entropy::default());
+            let is_full = matches!(&answer, Err(KmsError::Full(limit)) if limit.limit == "state");
+            assert_eq!(
+                (answer.is_ok(), is_full),
+                (missing == 0, missing == 1),
+                "{needs} with {missing} missing: {:?}",
+                answer.err()
+            );
+            fillers.into_iter().for_each(|alias| service.keys.apply(Change::Alias(alias, None)));
+        }
+    }
+}
+
 /// Proves KMS-53: what an external says of its key is what it is asked for, so that who goes by that is not led to another.
 #[test]
 fn an_external_is_of_the_key_that_it_names() {
