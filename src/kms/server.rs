@@ -56,8 +56,8 @@ use crate::{
 pub const STRANGERS: usize = 1024;
 /// Connections that are served at a time.
 pub const CONNECTIONS: usize = 8192;
-/// The same of one caller.
-pub const CONNECTIONS_OF_CALLER: usize = 8192;
+/// The same of one caller: nobody keeps all others out.
+pub const CONNECTIONS_OF_CALLER: usize = CONNECTIONS / 2;
 /// How long a connection may take to begin: greeting, hello, welcome.
 pub const HELLO_TIME: Duration = Duration::from_secs(10);
 /// Renewals of a client's DEK: so many at once, and one a second.

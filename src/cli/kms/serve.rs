@@ -219,7 +219,8 @@ fn limits() -> ServerLimits {
 fn limits_within(files: usize) -> ServerLimits {
     let (all, room) = (ServerLimits::default(), files.saturating_sub(OTHERS));
     let strangers = all.strangers.min(room / 4).max(1);
-    ServerLimits { strangers, connections: all.connections.min(room.saturating_sub(strangers)).max(1), ..all }
+    let connections = all.connections.min(room.saturating_sub(strangers)).max(1);
+    ServerLimits { strangers, connections, connections_of_caller: connections.div_ceil(2), ..all }
 }
 
 /// Keeps memory from the disk where the system lets us without counting: with a limit, memory that is asked for later would be refused.
@@ -297,9 +298,10 @@ mod tests {
         for files in [128, 256, 1024, 4096, 10_000] {
             let limits = limits_within(files);
             assert!(limits.strangers + limits.connections + OTHERS <= files, "{files}: {limits:?}");
+            assert!((1..=limits.connections / 2 + 1).contains(&limits.connections_of_caller), "{files}: {limits:?}");
             assert!(limits.strangers * 8 >= files - OTHERS || limits.strangers == STRANGERS, "{files}: {limits:?}");
         }
         let many = limits_within(usize::MAX);
-        assert_eq!((many.strangers, many.connections), (STRANGERS, CONNECTIONS));
+        assert_eq!((many.strangers, many.connections, many.connections_of_caller), (STRANGERS, CONNECTIONS, CONNECTIONS / 2));
     }
 }
