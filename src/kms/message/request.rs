@@ -22,37 +22,37 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the arguments of the verbs, which `KeyService` documents")]
 pub enum Request {
-    /// [`create_key`](super::KeyService::create_key)
+    /// [`create_key`](crate::kms::KeyService::create_key)
     CreateKey { kem: Kem, alias: Option<Alias> },
-    /// [`list_keys`](super::KeyService::list_keys)
+    /// [`list_keys`](crate::kms::KeyService::list_keys)
     ListKeys { after: Option<KeyId> },
-    /// [`describe_key`](super::KeyService::describe_key)
+    /// [`describe_key`](crate::kms::KeyService::describe_key)
     DescribeKey(KeyRef),
-    /// [`enable_key`](super::KeyService::enable_key)
+    /// [`enable_key`](crate::kms::KeyService::enable_key)
     EnableKey(KeyRef),
-    /// [`disable_key`](super::KeyService::disable_key)
+    /// [`disable_key`](crate::kms::KeyService::disable_key)
     DisableKey(KeyRef),
-    /// [`schedule_key_deletion`](super::KeyService::schedule_key_deletion)
+    /// [`schedule_key_deletion`](crate::kms::KeyService::schedule_key_deletion)
     ScheduleKeyDeletion { key: KeyRef, days: u8 },
-    /// [`cancel_key_deletion`](super::KeyService::cancel_key_deletion)
+    /// [`cancel_key_deletion`](crate::kms::KeyService::cancel_key_deletion)
     CancelKeyDeletion(KeyRef),
-    /// [`rotate_key`](super::KeyService::rotate_key)
+    /// [`rotate_key`](crate::kms::KeyService::rotate_key)
     RotateKey(KeyRef),
-    /// [`set_alias`](super::KeyService::set_alias)
+    /// [`set_alias`](crate::kms::KeyService::set_alias)
     SetAlias { alias: Alias, key: KeyRef },
-    /// [`delete_alias`](super::KeyService::delete_alias)
+    /// [`delete_alias`](crate::kms::KeyService::delete_alias)
     DeleteAlias(Alias),
-    /// [`get_public_key`](super::KeyService::get_public_key)
+    /// [`get_public_key`](crate::kms::KeyService::get_public_key)
     GetPublicKey(KeyRef),
-    /// [`generate_data_key`](super::KeyService::generate_data_key)
+    /// [`generate_data_key`](crate::kms::KeyService::generate_data_key)
     GenerateDataKey { key: KeyRef, plaintext: bool },
-    /// [`decrypt_data_key`](super::KeyService::decrypt_data_key)
+    /// [`decrypt_data_key`](crate::kms::KeyService::decrypt_data_key)
     DecryptDataKey(WrappedDek),
-    /// [`encrypt`](super::KeyService::encrypt)
+    /// [`encrypt`](crate::kms::KeyService::encrypt)
     Encrypt { key: KeyRef, secret: Zeroizing<Vec<u8>>, context: Vec<u8> },
-    /// [`decrypt`](super::KeyService::decrypt)
+    /// [`decrypt`](crate::kms::KeyService::decrypt)
     Decrypt { ciphertext: Vec<u8>, context: Vec<u8> },
-    /// [`re_encrypt`](super::KeyService::re_encrypt)
+    /// [`re_encrypt`](crate::kms::KeyService::re_encrypt)
     ReEncrypt { ciphertext: Vec<u8>, context: Vec<u8>, to: KeyRef },
 }
 
