@@ -265,7 +265,7 @@ impl Log {
     }
 }
 
-/// A record that may still wait ([`Log::queue`]).
+/// A record that may still wait ([`Store::queue`](super::Store::queue)).
 #[derive(Debug, Clone, Copy)]
 pub struct Queued {
     seq: u64,
