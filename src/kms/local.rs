@@ -338,9 +338,9 @@ impl LocalService {
         self.destroy_what_is_due()?;
         let mut kept = write(&self.kept);
         if let Kept::Replica(replica) = &mut *kept
-            && let Some(state) = replica.reload()?
+            && let Some(keys) = replica.reload_as(|state| Keys::decode(&state).map_err(OpenServiceError::from))?
         {
-            *write(&self.keys) = Keys::decode(&state)?;
+            *write(&self.keys) = keys;
         }
         Ok(())
     }
@@ -520,6 +520,27 @@ mod tests {
         drop(replica);
         let results: Vec<_> = records(&log).unwrap().map(|entry| entry.unwrap().record.result).collect();
         assert!(results.ends_with(&["denied".into(), "read-only".into()]), "{results:?}");
+    }
+
+    /// A copy that is authentic and not understood is told of for as long as it is there, and what was there before is served.
+    #[tokio::test]
+    async fn a_copy_that_is_not_understood_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, _) = RootKey::generate("").unwrap();
+        let service = LocalService::create(folder.path(), &root).unwrap();
+        let id = service.create_key(Kem::X25519, None).await.unwrap().id;
+        let state = read(&service.keys).encode_with(&[]);
+        let record = Record { at: 1, caller: "a".into(), action: "b".into(), key: None, result: "ok".into() };
+        let replace = |state: &[u8]| service.with_store(|store| store.replace(state, &record)).unwrap().unwrap();
+        let replica = LocalService::open_replica(folder.path(), &root, None).unwrap();
+        replace(b"of a later version");
+        for _ in 0..3 {
+            assert!(matches!(replica.tend(), Err(OpenServiceError::State(_))));
+            assert!(replica.describe_key(&id.into()).await.is_ok());
+        }
+        replace(&state);
+        replica.tend().unwrap();
+        assert!(replica.describe_key(&id.into()).await.is_ok());
     }
 
     fn policy(key: &VerifyingKey, rest: &str) -> AccessPolicy {
