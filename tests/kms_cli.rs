@@ -1086,6 +1086,18 @@ fn the_socket_of_a_dead_server_is_replaced_and_no_other() {
     let again = on_sock("keys", &[]).unwrap();
     service.at("unix:sock", "admin.key", "describe-key", &["orders"]).silent();
     assert_eq!(again.stop().0, 0);
+    // Without a path there would be one without rights.
+    assert!(
+        Served::start(service.place.command(["kms", "serve"].iter().chain(&STORE).chain(&[
+            "--identity",
+            "server.identity",
+            "--policy",
+            "policy.toml",
+            "--on",
+            "unix:"
+        ])))
+        .is_err_and(|said| said.contains("names no socket"))
+    );
     // What is no socket is nobody's to remove.
     let _ = fs::remove_file(service.path("sock"));
     service.place.write("sock", b"mine");
