@@ -547,12 +547,17 @@ fn what_is_no_data_key_seals_nothing() {
         ("{\"plaintext\"".into(), "no JSON"),
         ("{}".into(), "did that fail?"),
         ("sealwire: there is no such key".into(), "did that fail?"),
+        (format!("{text}{text}"), "more than one data key"),
+        (format!("{}\nplaintext: {dek}\n", text.trim_end()), "more than one data key"),
     ] {
         let ran = seal(&["--dek", "-", "payload"], garbage.as_bytes()).failed(2, why);
         assert!(!ran.err.contains(dek), "{}", ran.err);
     }
     seal(&["--dek", "-", "payload"], &[0xff; 100]).failed(2, "--dek");
+    let (code, screen) = Terminal::run(&service.place, "sealwire seal -o sealed --dek - payload").ends();
+    assert!(code == 2 && screen.contains("is a terminal"), "{screen}");
     seal(&["--dek", "-", "payload"], &vec![b'x'; 1 << 20]).failed(2, "did that fail?");
+    seal(&["--dek", "-", "payload"], &[text.as_bytes(), &vec![b'x'; 1 << 20]].concat()).failed(2, "did that fail?");
     let failing = format!("sealwire seal -o sealed --dek <(sealwire kms generate-data-key {} nobody) payload", STORE.join(" "));
     let ran = service.shell(&failing);
     assert!(ran.code == 2 && ran.err.contains("there is no such key") && ran.err.contains("did that fail?"), "{}", ran.err);
