@@ -135,6 +135,16 @@ impl Kept {
         }
     }
 
+    fn check(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Store(store) => store.check(),
+            Self::Replica(replica) => replica.check(),
+            Self::Nowhere => Ok(()),
+            #[cfg(test)]
+            Self::Broken => Err(StoreError::Failed),
+        }
+    }
+
     fn replace(&mut self, state: &[u8], record: &Record) -> Result<(), KmsError> {
         match self {
             Self::Store(store) => store.replace(state, record).map_err(failed),
@@ -345,6 +355,15 @@ impl LocalService {
         Ok(())
     }
 
+    /// Whether all could be written since this was last asked; where it could not, whether there is room again. What a server tells of its
+    /// health, besides what [`tend`](Self::tend) says.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what was refused, each time once, or why there is still no room.
+    pub fn check(&self) -> Result<(), StoreError> {
+        read(&self.kept).check()
+    }
+
     /// Destroys the CMKs whose time has come; until this was done they are used for nothing all the same.
     fn destroy_what_is_due(&self) -> Result<(), StoreError> {
         let now = self.clock.unix_seconds();
@@ -419,15 +438,17 @@ impl Serve for LocalService {
             Ok(request) => (Some(request.verb()), self.ask_queued(Caller::Sender(caller), request)),
             Err(error) => (None, self.refuse(caller, &request, &error)),
         };
-        if let Some(verb) = verb {
-            self.count(verb, result(&answer));
-        }
-        Answered { answer: wiped(Answer::encode(&answer)), queued }
+        let counted = verb.map(|verb| (verb, result(&answer)));
+        Answered { answer: wiped(Answer::encode(&answer)), queued, counted }
     }
 
     /// An answer whose line could not be written is not told. [KMS-49]
     fn settle(&self, answered: Answered) -> Bytes {
-        match self.write_down(answered.queued) {
+        let written = self.write_down(answered.queued);
+        if let Some((verb, result)) = answered.counted {
+            self.count(verb, written.as_ref().err().map_or(result, KmsError::reason));
+        }
+        match written {
             Ok(()) => answered.answer,
             Err(error) => wiped(Answer::encode(&Err(error))),
         }

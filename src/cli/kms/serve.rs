@@ -183,7 +183,7 @@ async fn tend(service: Arc<LocalService>, healthy: Arc<AtomicBool>) {
     loop {
         every.tick().await;
         let tended = service.clone();
-        let Ok(tended) = spawn_blocking(move || tended.tend()).await else { return };
+        let Ok(tended) = spawn_blocking(move || tended.tend().and_then(|()| Ok(tended.check()?))).await else { return };
         let now = tended.err().map(|error| Failure::from(error).message);
         healthy.store(now.is_none(), Relaxed);
         match (&told, &now) {

@@ -124,6 +124,14 @@ impl Replica {
         self.log.as_ref().map_or(Ok(()), |(log, _)| log.sync())
     }
 
+    /// Whether all lines could be written since this was last asked; where one could not, whether there is room again.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what was refused, each time once, or why there is still no room.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.log.as_ref().map_or(Ok(()), |(log, _)| log.check())
+    }
+
     /// The generation of the state that was read last.
     #[must_use]
     pub fn generation(&self) -> u64 {
