@@ -547,12 +547,17 @@ fn what_is_no_data_key_seals_nothing() {
         ("{\"plaintext\"".into(), "no JSON"),
         ("{}".into(), "did that fail?"),
         ("sealwire: there is no such key".into(), "did that fail?"),
+        (format!("{text}{text}"), "more than one data key"),
+        (format!("{}\nplaintext: {dek}\n", text.trim_end()), "more than one data key"),
     ] {
         let ran = seal(&["--dek", "-", "payload"], garbage.as_bytes()).failed(2, why);
         assert!(!ran.err.contains(dek), "{}", ran.err);
     }
     seal(&["--dek", "-", "payload"], &[0xff; 100]).failed(2, "--dek");
+    let (code, screen) = Terminal::run(&service.place, "sealwire seal -o sealed --dek - payload").ends();
+    assert!(code == 2 && screen.contains("is a terminal"), "{screen}");
     seal(&["--dek", "-", "payload"], &vec![b'x'; 1 << 20]).failed(2, "did that fail?");
+    seal(&["--dek", "-", "payload"], &[text.as_bytes(), &vec![b'x'; 1 << 20]].concat()).failed(2, "did that fail?");
     let failing = format!("sealwire seal -o sealed --dek <(sealwire kms generate-data-key {} nobody) payload", STORE.join(" "));
     let ran = service.shell(&failing);
     assert!(ran.code == 2 && ran.err.contains("there is no such key") && ran.err.contains("did that fail?"), "{}", ran.err);
@@ -1086,6 +1091,18 @@ fn the_socket_of_a_dead_server_is_replaced_and_no_other() {
     let again = on_sock("keys", &[]).unwrap();
     service.at("unix:sock", "admin.key", "describe-key", &["orders"]).silent();
     assert_eq!(again.stop().0, 0);
+    // Without a path there would be one without rights.
+    assert!(
+        Served::start(service.place.command(["kms", "serve"].iter().chain(&STORE).chain(&[
+            "--identity",
+            "server.identity",
+            "--policy",
+            "policy.toml",
+            "--on",
+            "unix:"
+        ])))
+        .is_err_and(|said| said.contains("names no socket"))
+    );
     // What is no socket is nobody's to remove.
     let _ = fs::remove_file(service.path("sock"));
     service.place.write("sock", b"mine");
@@ -1127,6 +1144,54 @@ fn a_socket_is_open_to_no_other_user() {
         }
         assert_eq!(served.stop().0, 0);
     }
+}
+
+/// A server that cannot write its log says so, is not healthy, and counts what it answers; it goes on by itself.
+#[test]
+fn a_server_that_cannot_write_says_so() {
+    let service = Service::new();
+    service.create("orders");
+    // Files may have 8 KiB, which the log will.
+    let script = format!(
+        "trap '' XFSZ; ulimit -S -f 8; exec {PROGRAM} kms serve {} --identity server.identity --policy policy.toml --on 127.0.0.1:0 --metrics 127.0.0.1:0",
+        STORE.join(" ")
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(service.path(".")).stderr(Stdio::piped());
+    let mut served = Served::start(command).unwrap();
+    let watched = served.says("health and metrics on http://").unwrap();
+    let watched = watched.rsplit('/').next().unwrap().to_owned();
+    let get = |path: &str| {
+        let mut socket = std::net::TcpStream::connect(&watched).unwrap();
+        socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: kms\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut socket, &mut answer).unwrap();
+        answer
+    };
+    let address = served.address.clone();
+    let ask = || service.at(&address, "admin.key", "describe-key", &["orders"]);
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    let told = (0..100).take_while(|_| ask().code == 0).count();
+    assert!((1..100).contains(&told), "{told}");
+    eventually("it is not healthy", || get("/healthz").starts_with("HTTP/1.1 503"));
+    assert!(served.says("error: writing \"keys/audit.log\" failed: File too large").is_some());
+    let metrics = get("/metrics");
+    for (result, n) in [("ok", told), ("failed", 1)] {
+        let line = format!("sealwire_kms_results_total{{result=\"{result}\"}} {n}");
+        assert!(metrics.lines().any(|said| said == line), "{line} in {metrics}");
+    }
+    ask().failed(7, "its log says how");
+    let unlimited = ["--fsize=unlimited:unlimited", "--pid", &served.child.id().to_string()].map(String::from);
+    assert!(Command::new("prlimit").args(unlimited).status().unwrap().success());
+    assert!(served.says("note: the store can be written and read again").is_some());
+    eventually("it is healthy", || get("/healthz").starts_with("HTTP/1.1 200"));
+    assert_eq!(ask().code, 0);
+    // What was refused before it ended is not why it ends.
+    let small = ["--fsize=8192:unlimited", "--pid", &served.child.id().to_string()].map(String::from);
+    assert!(Command::new("prlimit").args(small).status().unwrap().success());
+    ask().failed(7, "its log says how");
+    assert_eq!(served.stop().0, 0);
+    service.audit_lines();
 }
 
 /// The time from one server's end to the next answer, for commands and for a client that is connected.

@@ -135,6 +135,16 @@ impl Kept {
         }
     }
 
+    fn check(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Store(store) => store.check(),
+            Self::Replica(replica) => replica.check(),
+            Self::Nowhere => Ok(()),
+            #[cfg(test)]
+            Self::Broken => Err(StoreError::Failed),
+        }
+    }
+
     fn replace(&mut self, state: &[u8], record: &Record) -> Result<(), KmsError> {
         match self {
             Self::Store(store) => store.replace(state, record).map_err(failed),
@@ -338,11 +348,20 @@ impl LocalService {
         self.destroy_what_is_due()?;
         let mut kept = write(&self.kept);
         if let Kept::Replica(replica) = &mut *kept
-            && let Some(state) = replica.reload()?
+            && let Some(keys) = replica.reload_as(|state| Keys::decode(&state).map_err(OpenServiceError::from))?
         {
-            *write(&self.keys) = Keys::decode(&state)?;
+            *write(&self.keys) = keys;
         }
         Ok(())
+    }
+
+    /// Whether all could be written since this was last asked; where it could not, whether there is room again. What a server tells of its
+    /// health, besides what [`tend`](Self::tend) says.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what was refused, each time once, or why there is still no room.
+    pub fn check(&self) -> Result<(), StoreError> {
+        read(&self.kept).check()
     }
 
     /// Destroys the CMKs whose time has come; until this was done they are used for nothing all the same.
@@ -419,15 +438,17 @@ impl Serve for LocalService {
             Ok(request) => (Some(request.verb()), self.ask_queued(Caller::Sender(caller), request)),
             Err(error) => (None, self.refuse(caller, &request, &error)),
         };
-        if let Some(verb) = verb {
-            self.count(verb, result(&answer));
-        }
-        Answered { answer: wiped(Answer::encode(&answer)), queued }
+        let counted = verb.map(|verb| (verb, result(&answer)));
+        Answered { answer: wiped(Answer::encode(&answer)), queued, counted }
     }
 
     /// An answer whose line could not be written is not told. [KMS-49]
     fn settle(&self, answered: Answered) -> Bytes {
-        match self.write_down(answered.queued) {
+        let written = self.write_down(answered.queued);
+        if let Some((verb, result)) = answered.counted {
+            self.count(verb, written.as_ref().err().map_or(result, KmsError::reason));
+        }
+        match written {
             Ok(()) => answered.answer,
             Err(error) => wiped(Answer::encode(&Err(error))),
         }
@@ -520,6 +541,27 @@ mod tests {
         drop(replica);
         let results: Vec<_> = records(&log).unwrap().map(|entry| entry.unwrap().record.result).collect();
         assert!(results.ends_with(&["denied".into(), "read-only".into()]), "{results:?}");
+    }
+
+    /// A copy that is authentic and not understood is told of for as long as it is there, and what was there before is served.
+    #[tokio::test]
+    async fn a_copy_that_is_not_understood_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, _) = RootKey::generate("").unwrap();
+        let service = LocalService::create(folder.path(), &root).unwrap();
+        let id = service.create_key(Kem::X25519, None).await.unwrap().id;
+        let state = read(&service.keys).encode_with(&[]);
+        let record = Record { at: 1, caller: "a".into(), action: "b".into(), key: None, result: "ok".into() };
+        let replace = |state: &[u8]| service.with_store(|store| store.replace(state, &record)).unwrap().unwrap();
+        let replica = LocalService::open_replica(folder.path(), &root, None).unwrap();
+        replace(b"of a later version");
+        for _ in 0..3 {
+            assert!(matches!(replica.tend(), Err(OpenServiceError::State(_))));
+            assert!(replica.describe_key(&id.into()).await.is_ok());
+        }
+        replace(&state);
+        replica.tend().unwrap();
+        assert!(replica.describe_key(&id.into()).await.is_ok());
     }
 
     fn policy(key: &VerifyingKey, rest: &str) -> AccessPolicy {

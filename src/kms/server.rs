@@ -36,6 +36,7 @@ use zeroize::Zeroizing;
 
 use super::{
     health::{Metrics, Refusal},
+    message::Verb,
     session::{
         ANSWER_MAX, GREETING_LEN, HELLO_MAX, Hello, Identity, PROTOCOL_VERSION, PublicIdentity, REQUEST_MAX, Status, Welcome,
         limits, opener, suite, verified,
@@ -101,11 +102,13 @@ pub struct Answered {
     pub answer: Bytes,
     /// The line, if it is not written yet.
     pub queued: Option<Queued>,
+    /// As what it is counted when it is settled: what was asked, and in one word what came of it.
+    pub counted: Option<(Verb, &'static str)>,
 }
 
 impl From<Bytes> for Answered {
     fn from(answer: Bytes) -> Self {
-        Self { answer, queued: None }
+        Self { answer, queued: None, counted: None }
     }
 }
 

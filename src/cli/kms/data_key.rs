@@ -15,6 +15,7 @@ use crate::{
     cli::{Failure, fail::show, io::is_dash},
     keys::{Dek, Recipient},
     kms::{DataKeyPair, KeyUsed, Unwrapped},
+    wire::len64,
 };
 
 pub(crate) const HELP: &str = "The plaintext DEK goes to a pipe or an inherited descriptor alone, as lines or as --json:
@@ -229,15 +230,21 @@ fn read_printed<T>(path: &Path, parse: impl FnOnce(Parts) -> Result<T, &'static 
             show(path)
         )));
     }
+    if file.is_terminal() {
+        return Err(Failure::usage(format!(
+            "--dek: {} is a terminal, which shows what is typed; use a pipe, such as <(sealwire kms generate-data-key …)",
+            show(path)
+        )));
+    }
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
-    file.take(TEXT_MAX).read_to_end(&mut bytes).map_err(failed)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| MISSING);
+    file.take(TEXT_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let text = if len64(bytes.len()) > TEXT_MAX { Err(MISSING) } else { std::str::from_utf8(&bytes).map_err(|_| MISSING) };
     text.and_then(parts).and_then(parse).map_err(|why| Failure::usage(format!("--dek: {}: {why}", show(path))))
 }
 
 /// The plaintext and the recipient, where they are there.
 fn parts(text: &str) -> Result<Parts, &'static str> {
-    if text.trim_start().starts_with('{') { of_json(text) } else { Ok(of_lines(text)) }
+    if text.trim_start().starts_with('{') { of_json(text) } else { of_lines(text) }
 }
 
 type Parts = [Option<Zeroizing<String>>; 2];
@@ -249,11 +256,18 @@ fn of_json(text: &str) -> Result<Parts, &'static str> {
     Ok(parts)
 }
 
-fn of_lines(text: &str) -> Parts {
-    ["plaintext:", "recipient:"].map(|name| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(Zeroizing::new(line.trim().to_owned()))
-    })
+/// Of two data keys none is taken: the plaintext of one would go to the CMK of the other.
+fn of_lines(text: &str) -> Result<Parts, &'static str> {
+    let mut parts = Parts::default();
+    for line in text.lines() {
+        for (name, part) in ["plaintext:", "recipient:"].into_iter().zip(&mut parts) {
+            let Some(value) = line.strip_prefix(name) else { continue };
+            if part.replace(Zeroizing::new(value.trim().to_owned())).is_some() {
+                return Err("it is more than one data key");
+            }
+        }
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]

@@ -139,6 +139,10 @@ async fn listen(on: &str) -> Result<Listener, Failure> {
     let failed = |error: io::Error| Failure::io(escape(on.as_bytes()), &error);
     #[cfg(unix)]
     if let Some(path) = on.strip_prefix("unix:") {
+        // Linux would make up a name that is no file's, and lets every user connect there.
+        if path.is_empty() {
+            return Err(Failure::usage("--on unix: names no socket; name its path, as in unix:/run/sealwire/kms.sock"));
+        }
         remove_stale(Path::new(path)).await;
         return Ok(bind(Path::new(path)).map_err(failed)?.into());
     }
@@ -179,7 +183,7 @@ async fn tend(service: Arc<LocalService>, healthy: Arc<AtomicBool>) {
     loop {
         every.tick().await;
         let tended = service.clone();
-        let Ok(tended) = spawn_blocking(move || tended.tend()).await else { return };
+        let Ok(tended) = spawn_blocking(move || tended.tend().and_then(|()| Ok(tended.check()?))).await else { return };
         let now = tended.err().map(|error| Failure::from(error).message);
         healthy.store(now.is_none(), Relaxed);
         match (&told, &now) {

@@ -116,7 +116,12 @@ impl From<StoreError> for Failure {
             StoreError::Io { .. } | StoreError::InUse(_) | StoreError::InDoubt { .. } | StoreError::Failed => Code::Io,
             _ => Code::Malformed,
         };
-        Self::new(code, error.to_string())
+        // Why the disk refuses is what somebody can do something about.
+        let why = match &error {
+            StoreError::Io { source, .. } | StoreError::InDoubt { source, .. } => format!(": {source}"),
+            _ => String::new(),
+        };
+        Self::new(code, format!("{error}{why}"))
     }
 }
 

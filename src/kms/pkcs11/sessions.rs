@@ -95,11 +95,12 @@ impl Sessions {
         Ok(())
     }
 
-    /// Asks on a session. What fails on one that was kept is asked once more on a new one.
+    /// Asks on a session. What may have failed because the session was lost is asked once more, on a new one: also one that is new itself may
+    /// be lost, when the login that it was opened under is.
     pub(super) fn ask<T>(&self, ask: impl Fn(&mut Seat) -> Result<T, TokenError>) -> Result<T, TokenError> {
         let mut held = self.hold()?;
         match held.ask(&ask) {
-            Err(error) if !held.is_new && error.may_be_the_sessions() => {
+            Err(error) if error.may_be_the_sessions() => {
                 drop(held);
                 self.hold_new(Kind::Read)?.ask(&ask)
             }

@@ -92,6 +92,13 @@ impl StoreError {
         move |source| Self::Io { what, path, source }
     }
 
+    /// The same once more, where the file system refused.
+    pub(super) fn of_the_disk(&self) -> Option<Self> {
+        let Self::Io { what, path, source } = self else { return None };
+        let source = source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
+        Some(Self::Io { what, path: path.clone(), source })
+    }
+
     /// What a key that was stretched from a passphrase says of it.
     pub(super) fn stretched(error: KeyError) -> Self {
         match error {

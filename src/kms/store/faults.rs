@@ -268,6 +268,38 @@ mod tests {
         }
     }
 
+    /// What could not be written is told once, though nothing of it waits any more; then that there is no room, as long as there is none.
+    #[test]
+    fn what_was_refused_is_told() {
+        type Act = fn(&mut Store) -> Result<(), StoreError>;
+        let use_it: Act = |store| store.queue(&record("use")).and_then(|queued| store.settle(queued));
+        let change: Act = |store| store.replace(b"new", &record("change"));
+        let full = |store: &Store| match store.check() {
+            Err(StoreError::Io { source, .. }) => source.kind() == io::ErrorKind::StorageFull,
+            checked => panic!("{checked:?}"),
+        };
+        // Of a change the log is synced, and the old state looked at, before the new one is written.
+        for (act, call) in [(use_it, 1), (change, 4)] {
+            let (place, disk) = (Place::new(), Disk::default());
+            let (mut store, _) = Store::open_on(disk.clone(), &place.store(), &root(1)).unwrap();
+            store.check().unwrap();
+            disk.faults.choose(call, Kind::Before, false);
+            assert!(act(&mut store).is_err());
+            disk.faults.choose(1, Kind::Before, true);
+            assert!(full(&store) && disk.faults.seen().is_empty(), "what was refused");
+            assert!(full(&store) && full(&store), "there is no room yet");
+            disk.faults.mend();
+            store.check().unwrap();
+            disk.faults.mend();
+            store.check().unwrap();
+            assert!(disk.faults.seen().is_empty(), "nothing is in doubt");
+            act(&mut store).unwrap();
+            assert_eq!(place.unfinished(), Vec::<String>::new());
+            drop(store);
+            place.state();
+        }
+    }
+
     /// Lines that nobody settles are written when there are many, before a change, a rotation, a sync and the end.
     #[test]
     fn lines_that_wait() {

@@ -49,6 +49,10 @@ struct Inner {
     rotate_at: u64,
     /// What is on the disk is in doubt.
     failed: bool,
+    /// Why something could not be written since that was last asked.
+    refused: Option<StoreError>,
+    /// Something could not be written, and it is not known that there is room again.
+    is_short: bool,
 }
 
 impl Log {
@@ -93,6 +97,8 @@ impl Log {
             owed: None,
             rotate_at: ROTATE_AT,
             failed: false,
+            refused: None,
+            is_short: false,
         };
         Self { disk: disk.clone(), folder: folder.into(), chain, inner: Mutex::new(inner) }
     }
@@ -202,6 +208,27 @@ impl Log {
         Ok(())
     }
 
+    /// Tells what could not be written since it was last asked; once nothing was in between, whether there is room again.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let mut inner = self.usable()?;
+        if let Some(refused) = inner.refused.take() {
+            return Err(refused);
+        }
+        if inner.is_short {
+            // Tried here, for nobody may ask anything until we are healthy; under a name that means nothing if we are killed.
+            let new = unfinished(&current(&self.folder));
+            new_file(&self.disk, &new, &self.chain.head(inner.number.saturating_add(1), inner.end))?;
+            self.disk.remove(&new).map_err(StoreError::io("removing", new))?;
+            inner.is_short = false;
+        }
+        Ok(())
+    }
+
+    /// Keeps for [`check`](Self::check) what could not be written.
+    pub(super) fn note(&self, error: &StoreError) {
+        self.lock().note(error);
+    }
+
     /// Goes on in a new file; the old one gets a number.
     pub(super) fn rotate(&self) -> Result<(), StoreError> {
         let mut inner = self.usable()?;
@@ -237,7 +264,9 @@ impl Log {
     fn put(&self, inner: &mut Inner, lines: &[u8], end: Anchor) -> Result<(), StoreError> {
         if let Err(error) = self.disk.write(&inner.file, lines) {
             inner.failed |= self.disk.truncate(&inner.file, inner.len).is_err();
-            return Err(StoreError::io("writing", current(&self.folder))(error));
+            let error = StoreError::io("writing", current(&self.folder))(error);
+            inner.note(&error);
+            return Err(error);
         }
         inner.len = inner.len.saturating_add(len64(lines.len()));
         (inner.end, inner.has_lines) = (end, true);
@@ -262,6 +291,14 @@ impl Log {
         (inner.file, inner.number, inner.len, inner.synced) = (Arc::new(file), next.number, len, len);
         inner.has_lines = false;
         Ok(())
+    }
+}
+
+impl Inner {
+    fn note(&mut self, error: &StoreError) {
+        if let Some(error) = error.of_the_disk() {
+            (self.refused, self.is_short) = (Some(error), true);
+        }
     }
 }
 

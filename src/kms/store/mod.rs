@@ -171,6 +171,15 @@ impl Store {
         self.log.sync()
     }
 
+    /// Whether all could be written since this was last asked; where it could not, whether there is room again.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what was refused, each time once, or why there is still no room.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.usable()?;
+        self.log.check()
+    }
+
     /// Goes on with the log in a new file. The files before are kept until somebody removes them, the oldest first.
     ///
     /// # Errors
@@ -262,7 +271,7 @@ impl Store {
         let (line, anchor) = self.log.draft(record, generation)?;
         let ledger = Ledger { secret: Secret32::copied(self.log_secret.bytes()), id: self.log.chain.id, anchor, line };
         let (head, file) = snapshot::seal(root.as_ref().unwrap_or(&self.root), generation, &ledger, state)?;
-        self.place(&file)?;
+        self.place(&file).inspect_err(|error| self.log.note(error))?;
         self.head = head;
         if let Some(root) = root {
             self.root = root;

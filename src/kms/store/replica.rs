@@ -124,6 +124,14 @@ impl Replica {
         self.log.as_ref().map_or(Ok(()), |(log, _)| log.sync())
     }
 
+    /// Whether all lines could be written since this was last asked; where one could not, whether there is room again.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what was refused, each time once, or why there is still no room.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.log.as_ref().map_or(Ok(()), |(log, _)| log.check())
+    }
+
     /// The generation of the state that was read last.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -136,19 +144,28 @@ impl Replica {
     /// [`StoreError::WentBack`] when it is older, or another of the same generation; [`StoreError::WrongRootKey`] when the root
     /// key was changed, after which the replica is opened again. What was read before stays good.
     pub fn reload(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        self.reload_as(Ok)
+    }
+
+    /// The same, as what `read` makes of it; what it refuses is not taken, and is read again the next time.
+    pub(crate) fn reload_as<T, E: From<StoreError>>(
+        &mut self,
+        read: impl FnOnce(Zeroizing<Vec<u8>>) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
         let file = read_state(&self.disk, &self.path)?;
         let head = Head::parse(&file)?;
         if head == self.head {
             return Ok(None);
         }
         if head.root != self.root.kind {
-            return Err(StoreError::WrongRootKey);
+            return Err(StoreError::WrongRootKey.into());
         }
         let Snapshot { head, state, ledger } = snapshot::open(&self.root, head, file)?;
         // [STO-15]
         if head.generation <= self.head.generation {
-            return Err(StoreError::WentBack { seen: self.head.generation, found: head.generation });
+            return Err(StoreError::WentBack { seen: self.head.generation, found: head.generation }.into());
         }
+        let state = read(state)?;
         (self.head, self.log_secret) = (head, ledger.secret);
         Ok(Some(state))
     }

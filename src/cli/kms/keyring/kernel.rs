@@ -1,6 +1,6 @@
 //! The keyring that the Linux kernel has for a user: it outlives every session, and no reboot.
 
-use linux_keyutils::{Key, KeyError, KeyRing, KeyRingIdentifier};
+use linux_keyutils::{Key, KeyError, KeyPermissionsBuilder, KeyRing, KeyRingIdentifier, Permission};
 use zeroize::Zeroizing;
 
 use super::SERVICE;
@@ -31,8 +31,13 @@ pub(super) fn get(name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
     ring().and_then(|ring| find(ring, name)).and_then(|key| key.map(read).transpose()).map_err(in_words)
 }
 
+/// Puts a text there, and takes the right away to put another over it: a key of that name is then refused, whoever adds it. Of two that
+/// come at one moment one stays, and which it is can be seen from then on.
 pub(super) fn set(name: &str, text: &[u8]) -> Result<(), String> {
-    ring().and_then(|ring| ring.add_key(&format!("{SERVICE}:{name}"), text)).map(drop).map_err(in_words)
+    let to_keep = Permission::VIEW | Permission::READ | Permission::SEARCH | Permission::LINK | Permission::SETATTR;
+    let permissions = KeyPermissionsBuilder::builder().posessor(to_keep).user(Permission::VIEW).build();
+    let keep = |ring: KeyRing| ring.add_key(&format!("{SERVICE}:{name}"), text)?.set_perms(permissions);
+    ring().and_then(keep).map_err(in_words)
 }
 
 pub(super) fn remove(name: &str) -> Result<(), String> {

@@ -89,7 +89,7 @@ impl RootKeyring {
         Ok(Zeroizing::new(text.to_owned()))
     }
 
-    /// Keeps a text there, where nothing is.
+    /// Keeps a text there, where nothing is: of two commands that find one name free, the one whose text is not there is told.
     pub(super) fn keep(&self, text: &str) -> Result<(), Failure> {
         if self.get()?.is_some() {
             return Err(
@@ -100,10 +100,19 @@ impl RootKeyring {
             Place::System => system::set(&self.name, text.as_bytes()),
             Place::Kernel => kernel::set(&self.name, text.as_bytes()),
         };
-        set.map_err(|why| self.failed(why))
+        match (set, self.get()?) {
+            (Ok(()), Some(kept)) if *kept == text.as_bytes() => Ok(()),
+            (Err(why), Some(kept)) if *kept == text.as_bytes() => {
+                self.remove()?;
+                Err(self.failed(why))
+            }
+            (Err(why), None) => Err(self.failed(why)),
+            (_, Some(_)) => Err(self.failed("another root key was put there at the same moment; take another name".into())),
+            (Ok(()), None) => Err(self.failed("it did not stay there".into())),
+        }
     }
 
-    /// Whether a text is what is kept: two commands may have found one name free.
+    /// Whether a text is what is kept.
     pub(super) fn holds(&self, text: &str) -> Result<bool, Failure> {
         Ok(self.get()?.is_some_and(|kept| *kept == text.as_bytes()))
     }
