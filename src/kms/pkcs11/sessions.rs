@@ -48,7 +48,6 @@ struct State {
 struct Held<'a> {
     of: &'a Sessions,
     seat: Option<Seat>,
-    is_new: bool,
     works: bool,
 }
 
@@ -91,7 +90,7 @@ impl Sessions {
         let mut state = self.lock();
         let seat = self.open_seat(&mut state, Kind::Read, true)?;
         drop(state);
-        drop(Held { of: self, seat: Some(seat), is_new: true, works: true });
+        drop(Held { of: self, seat: Some(seat), works: true });
         Ok(())
     }
 
@@ -118,7 +117,7 @@ impl Sessions {
 
     fn hold(&self) -> Result<Held<'_>, TokenError> {
         self.hold_when(|state| match state.idle.pop() {
-            Some(seat) => Ok(Held { of: self, seat: Some(seat), is_new: false, works: false }),
+            Some(seat) => Ok(Held { of: self, seat: Some(seat), works: false }),
             None => self.new_held(state, Kind::Read),
         })
     }
@@ -135,7 +134,7 @@ impl Sessions {
 
     fn new_held(&self, state: &mut State, kind: Kind) -> Result<Held<'_>, TokenError> {
         let seat = self.open_seat(state, kind, false)?;
-        Ok(Held { of: self, seat: Some(seat), is_new: true, works: false })
+        Ok(Held { of: self, seat: Some(seat), works: false })
     }
 
     /// Waits until one is free, for [`WAIT_MAX`].
