@@ -132,11 +132,8 @@ fn a_senders_envelope_opens_through_the_service() {
 
 #[test]
 fn data_keys_come_back() {
-    for kem in [
-        Kem::X25519,
-        #[cfg(feature = "pq")]
-        Kem::XWing,
-    ] {
+    let kems: &[Kem] = if cfg!(feature = "pq") { &[Kem::X25519, Kem::XWing] } else { &[Kem::X25519] };
+    for &kem in kems {
         let mut service = Memory::new();
         service.info(Request::CreateKey { kem, alias: Some("a".parse().unwrap()) }).unwrap();
         let mut generate = |plaintext| match service.ask(Request::GenerateDataKey { key: name("a"), plaintext }).unwrap() {
