@@ -25,6 +25,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Mutex,
+    task::JoinHandle,
 };
 
 use bare::DhKey;
@@ -151,6 +152,15 @@ async fn plain_server(listener: TcpListener) {
     }
 }
 
+/// What all of them did, together.
+async fn sum(each: Vec<JoinHandle<usize>>) -> usize {
+    let mut all = 0;
+    for one in each {
+        all += one.await.unwrap();
+    }
+    all
+}
+
 /// Its clients.
 async fn plain_clients(sockets: &[Arc<Mutex<TcpStream>>], time: Duration) -> usize {
     let ended = Instant::now() + time;
@@ -166,11 +176,7 @@ async fn plain_clients(sockets: &[Arc<Mutex<TcpStream>>], time: Duration) -> usi
             answered
         })
     });
-    let mut all = 0;
-    for one in each.collect::<Vec<_>>() {
-        all += one.await.unwrap();
-    }
-    all
+    sum(each.collect()).await
 }
 
 /// The server's process. Each line that it reads asks for its processor time and the bare rate since.
@@ -256,7 +262,7 @@ fn request() -> Vec<u8> {
 enum Asked {
     /// One bare Diffie-Hellman.
     Bare,
-    /// decrypt_data_key, of DEKs of which no two are the same.
+    /// decrypt_data_key, in turn of DEKs of which no two are the same.
     DataKeys(Vec<Vec<u8>>),
 }
 
@@ -300,23 +306,19 @@ fn clients(address: &str) -> Vec<Client> {
 async fn as_fast_as_it_goes(load: &Load<'_>, time: Duration) -> usize {
     let ended = Instant::now() + time;
     let each = load.clients.iter().cloned().enumerate().flat_map(|(i, client)| {
-        (0..load.at_once).map(move |_| (i, client.clone())).map(|(i, client)| {
+        (0..load.at_once).map(move |first| (i, first, client.clone())).map(|(i, first, client)| {
             let asked = load.asked.clone();
             tokio::spawn(async move {
                 let mut answered = 0;
                 while Instant::now() < ended {
-                    asked.ask(&client, i, answered).await;
+                    asked.ask(&client, i, first + answered).await;
                     answered += 1;
                 }
                 answered
             })
         })
     });
-    let mut all = 0;
-    for one in each.collect::<Vec<_>>() {
-        all += one.await.unwrap();
-    }
-    all
+    sum(each.collect()).await
 }
 
 /// Clients ask so often together; how long each request took from when it was due, sorted.

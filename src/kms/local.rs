@@ -115,7 +115,8 @@ impl Kept {
         }
     }
 
-    fn settle(&self, queued: Queued) -> Result<(), StoreError> {
+    fn settle(&self, queued: Option<Queued>) -> Result<(), StoreError> {
+        let Some(queued) = queued else { return Ok(()) };
         match self {
             Self::Store(store) => store.settle(queued),
             Self::Replica(replica) => replica.settle(queued),
@@ -280,18 +281,19 @@ impl LocalService {
         }
         let handled = handle(&read(&self.keys), rights, request, now, &mut Entropy::default());
         // [KMS-49]
-        match self.queue(&record(&handled)) {
-            Ok(queued) => (handled.answer, queued),
-            Err(error) => (Err(error), None),
+        self.with_line(&record(&handled), handled.answer)
+    }
+
+    /// An answer with its line; where that cannot be queued, nothing is answered.
+    fn with_line(&self, record: &Record, answer: Result<Answer, KmsError>) -> (Result<Answer, KmsError>, Option<Queued>) {
+        match read(&self.kept).queue(record) {
+            Ok(queued) => (answer, queued),
+            Err(error) => (Err(failed(error)), None),
         }
     }
 
-    fn queue(&self, record: &Record) -> Result<Option<Queued>, KmsError> {
-        read(&self.kept).queue(record).map_err(failed)
-    }
-
     fn write_down(&self, queued: Option<Queued>) -> Result<(), KmsError> {
-        queued.map_or(Ok(()), |queued| read(&self.kept).settle(queued).map_err(failed))
+        read(&self.kept).settle(queued).map_err(failed)
     }
 
     /// What cannot be read has its line, too. [KMS-49]
@@ -300,10 +302,7 @@ impl LocalService {
         let action = Verb::of(request).map_or("unknown", Verb::name);
         let error = KmsError::Invalid(error.to_string());
         let [caller, action, result] = [policy.rights(caller, at).name, action, error.reason()].map(String::from);
-        match self.queue(&Record { at, caller, action, key: None, result }) {
-            Ok(queued) => (Err(error), queued),
-            Err(failed) => (Err(failed), None),
-        }
+        self.with_line(&Record { at, caller, action, key: None, result }, Err(error))
     }
 
     fn change(
@@ -328,10 +327,7 @@ impl LocalService {
         };
         match state {
             Some(state) => kept.replace(&state, &record(&handled))?,
-            None => {
-                let queued = kept.queue(&record(&handled)).map_err(failed)?;
-                queued.map_or(Ok(()), |queued| kept.settle(queued)).map_err(failed)?;
-            }
+            None => kept.queue(&record(&handled)).and_then(|queued| kept.settle(queued)).map_err(failed)?,
         }
         let mut keys = write(&self.keys);
         handled.changes.into_iter().for_each(|change| keys.apply(change));

@@ -425,10 +425,8 @@ mod tests {
             ("[[caller]]\n\"a\\u000ab\\u001b[2J\" = 1", "line 2, column 1", "unknown field"),
             ("[[caller]]\nname = \"a", "line 2, column 10", "invalid basic string"),
             ("\n\n[[caller", "line 3", ""),
-            ("", "", ""),
         ] {
-            let Err(error) = AccessPolicy::from_toml(bad) else { continue };
-            let said = error.to_string();
+            let said = AccessPolicy::from_toml(bad).unwrap_err().to_string();
             assert!(said.starts_with(&format!("the policy is malformed: {at}")) && said.contains(what), "{bad}: {said}");
             assert!(!said.contains(char::is_control), "{bad}: {said:?}");
         }

@@ -593,9 +593,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
                         return Ok(End::Cut);
                     }
                 }
-                Next::Later => {
-                    self.send_answers(shared).await?;
-                }
+                Next::Later => self.send_answers(shared).await?,
                 Next::Nothing => return Ok(End::Orderly),
                 Next::Wrong => return Ok(End::Cut),
             }
