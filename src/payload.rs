@@ -217,6 +217,13 @@ impl Segments<'_> {
         Ok(text)
     }
 
+    /// Opens one segment on its way to `out`, which is as long as its plaintext: `body` is ciphertext and tag. On an error there is nothing in
+    /// `out`. [SEG-6]
+    pub(crate) fn open_from(&self, i: usize, last: bool, body: &[u8], out: &mut [u8]) -> Result<(), Refused> {
+        let (text, tag) = body.split_last_chunk::<TAG_LEN>().ok_or(Refused)?;
+        self.schedule.open_segment_from(self.at(i, last), self.aad(i), text, out, tag)
+    }
+
     /// Opens all segments of `body` into a buffer of their own. The error is the segment that is not authentic.
     pub(crate) fn open(&self, plan: SegmentPlan, plaintext: usize, body: &[u8]) -> Result<BytesMut, u64> {
         let mut out = BytesMut::with_capacity(plaintext + 16);

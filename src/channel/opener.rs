@@ -37,6 +37,8 @@ pub struct ChannelOpener {
     /// What is left of a batch that is being handed out.
     batch: Option<Opened>,
     delivered: u64,
+    /// Bytes of the last message of several segments: the next one is likely to be as long.
+    long: usize,
     /// Bytes of the first message's plaintext at the most.
     first: u64,
     /// What the peer may still cost.
@@ -151,6 +153,7 @@ impl ChannelOpener {
             stage: Stage::Idle,
             batch: None,
             delivered: 0,
+            long: 0,
             first: u64::MAX,
             meters: Budgets::default().meters(opener.clock()),
             epochs: 0,
@@ -564,20 +567,22 @@ impl ChannelOpener {
         if reader.rest().len() < prefix.body_len() {
             return Ok(Step::Waits);
         }
-        input.advance(4);
-        let mut body = input.split_to(prefix.body_len());
+        input.advance(PREFIX_LEN);
         let (Stage::Segments(partial), Some(epoch)) = (&mut self.stage, &self.epoch) else { return Err(OpenError::Failed) };
         partial.received = received;
-        partial.open(&epoch.unlocked, &self.aad, prefix, &mut body)?;
-        if prefix.last { self.complete(body, input) } else { Ok(Step::On) }
+        partial.open(&epoch.unlocked, &self.aad, prefix, input, self.long)?;
+        if prefix.last { self.complete(input) } else { Ok(Step::On) }
     }
 
     /// The final segment is authentic.
-    fn complete(&mut self, body: BytesMut, input: &mut BytesMut) -> Result<Step, OpenError> {
+    fn complete(&mut self, input: &mut BytesMut) -> Result<Step, OpenError> {
         let Stage::Segments(mut partial) = std::mem::replace(&mut self.stage, Stage::Failed) else {
             return Err(OpenError::Failed);
         };
-        let plaintext = if partial.next_segment == 1 { body } else { std::mem::take(&mut partial.plaintext) };
+        let plaintext = std::mem::take(&mut partial.plaintext);
+        if partial.next_segment > 1 {
+            self.long = plaintext.len();
+        }
         let numbered = if partial.envelope { Numbered::Envelope(partial.seq) } else { Numbered::FollowUp(partial.seq) };
         if partial.large {
             *input = BytesMut::from(&input[..]);
@@ -601,20 +606,36 @@ impl Partial {
         }
     }
 
-    /// Opens `body` in place. Of a message of one segment it then is the payload; otherwise it joins what is there.
-    fn open(&mut self, unlocked: &Unlocked, aad: &[u8], prefix: SegmentPrefix, body: &mut BytesMut) -> Result<(), OpenError> {
+    /// Takes the next segment off `input`. One that is alone is opened where it is; the others are on their way to where they join, of
+    /// which `long` bytes are expected.
+    fn open(
+        &mut self,
+        unlocked: &Unlocked,
+        aad: &[u8],
+        prefix: SegmentPrefix,
+        input: &mut BytesMut,
+        long: usize,
+    ) -> Result<(), OpenError> {
         let segments = Segments { schedule: &unlocked.schedule, seq: self.seq, aad };
-        let index = self.next_segment;
+        let (index, body) = (self.next_segment, prefix.body_len());
         let at = usize::try_from(index).map_err(|_| OpenError::Failed)?;
-        self.large |= body.len() > BUFFER_KEPT;
-        segments.open_one(at, prefix.last, body).map_err(|_| OpenError::Segment { index })?;
-        body.truncate(prefix.ciphertext_len());
+        let wrong = |_| OpenError::Segment { index };
+        self.large |= body > BUFFER_KEPT;
         self.next_segment = index.saturating_add(1);
-        if index > 0 || !prefix.last {
-            grow(&mut self.plaintext, body.len());
-            self.plaintext.extend_from_slice(body);
-            body.zeroize_all();
+        if index == 0 && prefix.last {
+            self.plaintext = input.split_to(body);
+            segments.open_one(0, true, &mut self.plaintext).map_err(wrong)?;
+            self.plaintext.truncate(prefix.ciphertext_len());
+            return Ok(());
         }
+        let start = self.plaintext.len();
+        let end = start.saturating_add(prefix.ciphertext_len());
+        grow(&mut self.plaintext, end, long);
+        self.plaintext.resize(end, 0);
+        let (sealed, plaintext) = (input.get(..body), self.plaintext.get_mut(start..));
+        let (Some(sealed), Some(plaintext)) = (sealed, plaintext) else { return Err(OpenError::Failed) };
+        segments.open_from(at, prefix.last, sealed, plaintext).map_err(wrong)?;
+        input.advance(body);
         Ok(())
     }
 }
@@ -633,11 +654,11 @@ fn apart(mut plaintext: BytesMut) -> Bytes {
     Bytes::from_owner(payload)
 }
 
-/// Makes room for `n` bytes more. Growing by itself would leave plaintext behind in the old place.
-fn grow(plaintext: &mut BytesMut, n: usize) {
-    let needed = plaintext.len().saturating_add(n);
+/// Makes room for `needed` bytes, of which there may be as many as `expected`. Growing by itself would leave plaintext behind in the old
+/// place.
+fn grow(plaintext: &mut BytesMut, needed: usize, expected: usize) {
     if plaintext.capacity() < needed {
-        let mut grown = BytesMut::with_capacity(needed.max(plaintext.capacity().saturating_mul(2)));
+        let mut grown = BytesMut::with_capacity(needed.max(plaintext.capacity().saturating_mul(2)).max(expected));
         grown.extend_from_slice(plaintext);
         plaintext.zeroize_all();
         *plaintext = grown;

@@ -101,15 +101,16 @@ impl Schedule {
         self.payload.open(&at.nonce()?, aad, text, tag)
     }
 
-    /// Decrypts a segment without AAD on its way from `from` to `to`, of the same length; on failure nothing is written.
+    /// Decrypts a segment on its way from `from` to `to`, of the same length; on failure there is no plaintext in `to`.
     pub(crate) fn open_segment_from(
         &self,
         at: SegmentAt,
+        aad: &[u8],
         from: &[u8],
         to: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Refused> {
-        self.payload.open_from(&at.nonce()?, &[], from, to, tag)
+        self.payload.open_from(&at.nonce()?, aad, from, to, tag)
     }
 }
 

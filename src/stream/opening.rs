@@ -371,7 +371,7 @@ impl Opening {
         let at = SegmentAt { seq: self.message.seq, index, last: segment.last };
         let n = text.len();
         // [SEG-6]
-        self.message.unlocked.schedule.open_segment_from(at, text, &mut out[..n], tag).map_err(|_| wrong)?;
+        self.message.unlocked.schedule.open_segment_from(at, &[], text, &mut out[..n], tag).map_err(|_| wrong)?;
         if self.opened_through == index {
             self.opened_through += 1;
         }
