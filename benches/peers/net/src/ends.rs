@@ -27,6 +27,12 @@ impl Payload for BytesMut {
     }
 }
 
+impl Payload for Bytes {
+    fn payload(&self) -> &[u8] {
+        self
+    }
+}
+
 impl Payload for Opened {
     fn payload(&self) -> &[u8] {
         &self.payload

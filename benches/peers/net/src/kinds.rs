@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
+    TlsAcceptor, TlsConnector, TlsStream,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite,
         crypto::{CryptoProvider, aws_lc_rs},
@@ -25,6 +25,7 @@ use tokio_util::codec::{Decoder, Framed, LengthDelimitedCodec};
 
 use crate::{
     ends::{End, Halves, Whole},
+    gathered::Gathered,
     noise::NoiseCodec,
     version,
 };
@@ -41,7 +42,13 @@ pub enum Cipher {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Plain,
+    /// With the buffers that tokio-util gives it.
+    AsItComes,
+    /// In the frames of our own sink, without protection.
+    Gathered,
     Tls(Cipher),
+    /// With the frames of our own sink inside.
+    TlsGathered(Cipher),
     Noise(Cipher),
     Codec(Cipher),
     Sink(Cipher),
@@ -50,10 +57,14 @@ pub enum Kind {
 pub use Cipher::{Aes, ChaCha};
 
 /// All, and where the two that others are compared with stand.
-pub const ALL: [Kind; 9] = [
+pub const ALL: [Kind; 13] = [
     Kind::Plain,
+    Kind::AsItComes,
+    Kind::Gathered,
     Kind::Tls(Aes),
     Kind::Tls(ChaCha),
+    Kind::TlsGathered(Aes),
+    Kind::TlsGathered(ChaCha),
     Kind::Noise(Aes),
     Kind::Noise(ChaCha),
     Kind::Codec(Aes),
@@ -62,7 +73,7 @@ pub const ALL: [Kind; 9] = [
     Kind::Sink(ChaCha),
 ];
 pub const PLAIN: usize = 0;
-pub const TLS: usize = 1;
+pub const TLS: usize = 3;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,7 +95,10 @@ impl Kind {
     pub fn name(self) -> String {
         match self {
             Self::Plain => "plain".into(),
+            Self::AsItComes => "plain, as it comes".into(),
+            Self::Gathered => "plain, our framing".into(),
             Self::Tls(cipher) => format!("TLS 1.3, {}", cipher.name()),
+            Self::TlsGathered(cipher) => format!("TLS 1.3, our framing, {}", cipher.name()),
             Self::Noise(cipher) => format!("Noise, {}", cipher.name()),
             Self::Codec(cipher) => format!("sealwire codec, {}", cipher.name()),
             Self::Sink(cipher) => format!("sealwire sink, {}", cipher.name()),
@@ -95,10 +109,10 @@ impl Kind {
     pub async fn end(self, keys: &Keys, socket: TcpStream, side: Side) -> Box<dyn End> {
         match self {
             Self::Plain => framed(socket, LengthDelimitedCodec::new()),
-            Self::Tls(cipher) => match side {
-                Side::Connects => framed(keys.tls(cipher).0.connect(name(), socket).await.unwrap(), LengthDelimitedCodec::new()),
-                Side::Accepts => framed(keys.tls(cipher).1.accept(socket).await.unwrap(), LengthDelimitedCodec::new()),
-            },
+            Self::AsItComes => Box::new(Whole(Framed::new(socket, LengthDelimitedCodec::new()))),
+            Self::Gathered => Box::new(Whole(Gathered::new(socket))),
+            Self::Tls(cipher) => framed(keys.tls(cipher, socket, side).await, LengthDelimitedCodec::new()),
+            Self::TlsGathered(cipher) => Box::new(Whole(Gathered::new(keys.tls(cipher, socket, side).await))),
             Self::Noise(cipher) => keys.noise(cipher, socket, side).await,
             Self::Codec(cipher) => {
                 let (sealer, opener) = keys.channels(cipher, side);
@@ -144,8 +158,12 @@ impl Keys {
         }
     }
 
-    fn tls(&self, cipher: Cipher) -> &(TlsConnector, TlsAcceptor) {
-        &self.tls[cipher as usize]
+    async fn tls(&self, cipher: Cipher, socket: TcpStream, side: Side) -> TlsStream<TcpStream> {
+        let (connector, acceptor) = &self.tls[cipher as usize];
+        match side {
+            Side::Connects => connector.connect(name(), socket).await.unwrap().into(),
+            Side::Accepts => acceptor.accept(socket).await.unwrap().into(),
+        }
     }
 
     async fn noise(&self, cipher: Cipher, mut socket: TcpStream, side: Side) -> Box<dyn End> {
@@ -219,7 +237,9 @@ fn only(suite: SupportedCipherSuite) -> Arc<CryptoProvider> {
 pub fn about() -> String {
     format!(
         "- plain: `LengthDelimitedCodec` of tokio-util {}, no protection.
-- TLS 1.3: tokio-rustls {} (rustls {}, AWS-LC), one cipher suite, the same `LengthDelimitedCodec` inside.
+- plain, as it comes: the same with the buffers of 8 KiB that `Framed` has where nothing is said.
+- plain, our framing: frames gathered and handed out as the sealwire sink and stream do it, nothing sealed (gathered.rs in the benchmark).
+- TLS 1.3: tokio-rustls {} (rustls {}, AWS-LC), one cipher suite, the same `LengthDelimitedCodec` inside; or our framing inside.
 - Noise: snow {} as it comes, `Noise_NK_25519_…_BLAKE2s`, a message in frames of at most 65,535 bytes with two bytes of length.
 - sealwire codec: `SealingCodec` and `OpeningCodec`, a channel each way, reuse of the DEK as it is where nothing is said.
 - sealwire sink: `SealedSink` and `OpenedStream` over the same channels, with their time limits; small messages that are fed join in batches.

@@ -5,6 +5,7 @@ mod calls;
 #[path = "../../src/common.rs"]
 mod common;
 mod ends;
+mod gathered;
 mod idle;
 mod kinds;
 mod noise;

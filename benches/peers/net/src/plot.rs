@@ -8,12 +8,14 @@ pub struct Panel {
     pub groups: Vec<(String, Vec<f64>)>,
 }
 
-const COLOURS: [&str; 9] = ["#9e9e9e", "#1f5fa8", "#6fa8dc", "#7b4fa3", "#bfa3d9", "#b3541e", "#e8a06b", "#1d7f43", "#7fc796"];
-const WIDTH: f64 = 1040.0;
+const COLOURS: [&str; 13] = [
+    "#9e9e9e", "#5f5f5f", "#c8c8c8", "#1f5fa8", "#6fa8dc", "#0b8a9e", "#7cc7d4", "#7b4fa3", "#bfa3d9", "#b3541e", "#e8a06b", "#1d7f43", "#7fc796",
+];
+const WIDTH: f64 = 1400.0;
 const LEFT: f64 = 50.0;
 const PANEL: f64 = 300.0;
 const BARS: f64 = 210.0;
-const TOP: f64 = 74.0;
+const TOP: f64 = 91.0;
 /// Above this a bar is cut, and its value written at it.
 const MOST: f64 = 4.0;
 

@@ -29,7 +29,7 @@ with {backend}.
 ## Connections
 
 Loopback TCP without delay, tokio; two threads with a runtime each, {where_to}, connected before anything is timed; about
-{} ms each. Read buffers and the boundary of write buffers are 64 KiB for all.
+{} ms each. Read buffers and the boundary of write buffers are 64 KiB, where nothing else is said.
 
 {}{}
 ### Fed, one flush at the end
