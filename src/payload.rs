@@ -155,7 +155,12 @@ impl Segments<'_> {
             plaintext.copy(range, text_of(out)?);
             return self.seal_where_it_is(i, last, out);
         };
-        put_around(out, last, |text| self.schedule.seal_segment_from(self.at(i, last), self.aad(i), from, text))
+        self.seal_from(i, last, from, out)
+    }
+
+    /// Seals segment `i` on its way from `plaintext` to `out`, which is as long as it is sealed. On an error `out` is wiped.
+    pub(crate) fn seal_from(&self, i: usize, last: bool, plaintext: &[u8], out: &mut [u8]) -> Result<(), Refused> {
+        put_around(out, last, |text| self.schedule.seal_segment_from(self.at(i, last), self.aad(i), plaintext, text))
     }
 
     /// Appends the only segment of a message: for a small one a copy costs less than making room for what encryption writes. On an error

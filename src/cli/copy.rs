@@ -74,7 +74,7 @@ impl Progress {
         self
     }
 
-    fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.done += bytes;
         if self.hidden {
             return;

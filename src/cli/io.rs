@@ -218,6 +218,14 @@ impl Source {
     pub(super) fn is_armored(&self) -> bool {
         matches!(self, Self::Armored(_))
     }
+
+    /// The file, where it is one of envelope bytes, and how many.
+    pub(super) fn as_file(&self) -> Option<(&File, u64)> {
+        match self {
+            Self::File(file, len) => Some((file, *len)),
+            Self::Other(_) | Self::Armored(_) => None,
+        }
+    }
 }
 
 impl Read for Source {
@@ -323,6 +331,14 @@ impl Output {
     pub(super) fn name(&self) -> &str {
         let (Self::Stream(_, name) | Self::File(_, name)) = self;
         name
+    }
+
+    /// The file that is to be, where it is one.
+    pub(super) fn as_file(&self) -> Option<&File> {
+        match self {
+            Self::Stream(..) => None,
+            Self::File(file, _) => Some(file.temporary.as_file()),
+        }
     }
 
     pub(super) fn writer(&mut self) -> &mut dyn Write {

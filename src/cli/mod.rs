@@ -27,6 +27,8 @@ mod inspect;
 mod io;
 mod keys;
 mod kms;
+#[cfg_attr(not(unix), path = "large_elsewhere.rs")]
+mod large;
 mod lines;
 mod listen;
 mod open;

@@ -19,6 +19,7 @@ use super::{
     },
     keys::{read_keyring, read_senders},
     kms::{Unwrapper, read_block_within},
+    large,
 };
 use crate::{
     channel::{ChannelOpener, Role},
@@ -110,6 +111,11 @@ impl Message {
         let to_terminal = to_stream && io::stdout().is_terminal();
         let mut progress = Progress::of(source.len()).hidden_if(to_terminal);
         let front = io::Cursor::new(self.learn_first(&mut source)?);
+        if let Some(opened) = large::open(&self.opener, self.block.as_deref(), &source, output.as_ref(), &mut progress) {
+            drop(progress);
+            let sender = opened.map_err(|error| error.about(&self.name, output.as_ref().map_or("", Output::name)))?;
+            return finish(args.check, Some(sender), output);
+        }
         let recorder = Recorder { source: front.chain(source), seen: to_stream.then(Vec::new), spool: None };
         let mut reader = self.begin(recorder).map_err(|error| self.about(error))?.threads(threads);
         let sender = if to_stream && (args.buffer || reader.sender().is_none()) {
@@ -128,8 +134,7 @@ impl Message {
             reader.sender()
         };
         drop(progress);
-        tell_sender(args.check, sender);
-        output.map_or(Ok(()), Output::finish)
+        finish(args.check, sender, output)
     }
 
     /// Plaintext to where it goes, or nowhere.
@@ -173,8 +178,7 @@ impl Message {
         let mut part = io::Cursor::new(held).chain(reader.take(left));
         self.copy(&mut part, output.as_mut(), &mut progress)?;
         drop(progress);
-        tell_sender(args.check, sender);
-        output.map_or(Ok(()), Output::finish)
+        finish(args.check, sender, output)
     }
 }
 
@@ -227,14 +231,15 @@ impl Read for Recorder {
     }
 }
 
-/// Who has written, in words; to people alone, or where nothing else is told.
-fn tell_sender(check: bool, sender: Option<Sender>) {
+/// All of it is there. Who has written is told in words, to people alone, or where nothing else is told.
+fn finish(check: bool, sender: Option<Sender>, output: Option<Output>) -> Result<(), Failure> {
     if let Some(sender) = sender
         && let Some(key) = sender.key()
         && (check || io::stderr().is_terminal())
     {
         note(&format!("signed with {key} ({}): {}", sender.standing(), sender.standing().in_words()));
     }
+    output.map_or(Ok(()), Output::finish)
 }
 
 fn open_channel(

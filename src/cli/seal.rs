@@ -18,6 +18,7 @@ use super::{
     },
     keys::{read_recipients, read_sender_key},
     kms::Pair,
+    large,
     lines::next_line,
     replace::{Identity, Parked},
 };
@@ -82,12 +83,19 @@ impl<'a> Payload<'a> {
     }
 
     fn copy_to(&mut self, target: &mut dyn Write) -> Result<(), Copying> {
-        copy(&mut self.bytes, target, &mut self.progress)?;
-        // Half of what was sealed may be of another version than the rest.
+        copy(&mut self.bytes, target, &mut self.progress)
+    }
+
+    /// Seals it where it is a large file; gives the DEK block.
+    fn seal_large(&mut self, args: &SealArgs, sealer: &mut Sealer, output: &Output) -> Option<Result<Vec<u8>, Copying>> {
+        large::seal(sealer, args.context.as_bytes(), args.detached.is_some(), self.path, output, &mut self.progress)
+    }
+
+    /// Half of what was sealed may be of another version than the rest.
+    fn warn_if_changed(&self) {
         if self.version.is_some() && input_version(self.path) != self.version {
             note(&format!("warning: {} was changed while it was read", self.name));
         }
-        Ok(())
     }
 }
 
@@ -95,28 +103,38 @@ impl<'a> Payload<'a> {
 fn seal_one(args: &SealArgs, mut sealer: Sealer) -> Result<(), Failure> {
     let mut output = output_beside(&args.input, &args.output, !args.armor)?;
     let mut payload = Payload::new(args, &output)?;
+    let large = if args.armor { None } else { payload.seal_large(args, &mut sealer, &output) };
+    let sealed = match large {
+        Some(sealed) => sealed.map(drop).map_err(|error| error.about(&payload.name, output.name())),
+        None => seal_as_it_comes(args, &mut sealer, &mut payload, &mut output),
+    };
+    payload.warn_if_changed();
+    sealed?;
+    output.finish()
+}
+
+fn seal_as_it_comes(args: &SealArgs, sealer: &mut Sealer, payload: &mut Payload<'_>, output: &mut Output) -> Result<(), Failure> {
     let target = output.name().to_owned();
     // The proof stands at the front and is made last: where nobody can go back, such a message waits on the disk, sealed.
     let waits = args.sign_with.is_some() && (args.armor || matches!(output, Output::Stream(..)));
-    let sealed = match &mut output {
+    let sealed = match output {
         _ if waits => {
             let mut spool = spool()?;
-            let began = SealWriter::seekable(&mut sealer, args.context.as_bytes(), &mut spool);
-            seal_into(began, &mut payload)
+            let began = SealWriter::seekable(sealer, args.context.as_bytes(), &mut spool);
+            seal_into(began, payload)
                 .map(drop)
                 .and_then(|()| spool.rewind().map_err(Copying::Writing))
                 .and_then(|()| pass_on(&mut spool, args.armor, output.writer()))
         }
         Output::File(file, _) if !args.armor => {
-            seal_into(SealWriter::seekable(&mut sealer, args.context.as_bytes(), &mut file.temporary), &mut payload).map(drop)
+            seal_into(SealWriter::seekable(sealer, args.context.as_bytes(), &mut file.temporary), payload).map(drop)
         }
-        output if args.armor => armored(output.writer(), |armor| {
-            seal_into(SealWriter::new(&mut sealer, args.context.as_bytes(), armor), &mut payload)
-        }),
-        output => seal_into(SealWriter::new(&mut sealer, args.context.as_bytes(), output.writer()), &mut payload).map(drop),
+        output if args.armor => {
+            armored(output.writer(), |armor| seal_into(SealWriter::new(sealer, args.context.as_bytes(), armor), payload))
+        }
+        output => seal_into(SealWriter::new(sealer, args.context.as_bytes(), output.writer()), payload).map(drop),
     };
-    sealed.map_err(|error| error.about(&payload.name, &target))?;
-    output.finish()
+    sealed.map_err(|error| error.about(&payload.name, &target))
 }
 
 fn seal_into<W: Write>(began: Result<SealWriter<W>, StreamError>, payload: &mut Payload<'_>) -> Result<W, Copying> {
@@ -149,12 +167,13 @@ fn seal_detached(args: &SealArgs, header: &Path, mut sealer: Sealer) -> Result<(
     let mut block_output = Output::file(header, args.output.force)?;
     let mut payload = Payload::new(args, &output)?;
     let target = output.name().to_owned();
-    let sealed = DetachedWriter::new(&mut sealer, args.context.as_bytes(), output.writer()).map_err(Copying::ending);
-    let sealed = sealed.and_then(|writer| {
+    let sealed = payload.seal_large(args, &mut sealer, &output).unwrap_or_else(|| {
+        let writer = DetachedWriter::new(&mut sealer, args.context.as_bytes(), output.writer()).map_err(Copying::ending)?;
         let mut writer = writer.threads(cores());
         payload.copy_to(&mut writer)?;
         writer.finish().map(|(_, block)| block).map_err(Copying::ending)
     });
+    payload.warn_if_changed();
     block_output.write(&sealed.map_err(|error| error.about(&payload.name, &target))?)?;
     match (output.park()?, block_output.park()?) {
         (Some(message), Some(block)) => message.finish_both(block),

@@ -5,6 +5,8 @@
 //! where ranges of it are read.
 
 mod crew;
+#[cfg(all(feature = "cli", unix))]
+pub(crate) mod files;
 pub(crate) mod front;
 #[cfg(feature = "codec")]
 mod nonblocking;

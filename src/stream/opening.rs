@@ -19,6 +19,7 @@ use crate::{
     crypto::{Refused, backend::Hash, proof::Covers, schedule::SegmentAt},
     keys::Fingerprint,
     open::{OpenError, Opener, Receipt, Sender, Unlocked},
+    payload::Segments,
     wire::{DekBlock, LimitExceeded, MessageHead, ParseError, Reader, SegmentPrefix, TAG_LEN, index, len64},
 };
 
@@ -98,6 +99,16 @@ pub(super) struct Opening {
     pub(super) no_such_place: bool,
     state: State,
     sender: Option<Sender>,
+}
+
+/// A message without padding, and without a proof that covers all of it.
+#[cfg(all(feature = "cli", unix))]
+pub(super) struct Unordered<'a> {
+    pub(super) segments: Segments<'a>,
+    pub(super) segment_log2: u8,
+    /// Bytes of plaintext that there may be.
+    pub(super) longest: u64,
+    pub(super) sender: Sender,
 }
 
 /// What is the same for all segments.
@@ -260,6 +271,15 @@ impl Opening {
 
     pub(super) fn message(&self) -> &Message {
         &self.message
+    }
+
+    /// What its segments are opened with, in any order; `None` where all of it must be gone through first.
+    #[cfg(all(feature = "cli", unix))]
+    pub(super) fn unordered(&self) -> Option<Unordered<'_>> {
+        let Message { opener, unlocked, seq, segment_log2, longest, padded, .. } = &self.message;
+        let sender = self.sender.filter(|_| !padded && opener.policy().replay.is_none())?;
+        let segments = Segments { schedule: &unlocked.schedule, seq: *seq, aad: &self.crew.work().aad };
+        Some(Unordered { segments, segment_log2: *segment_log2, longest: *longest, sender })
     }
 
     pub(super) fn context(&self) -> &Bytes {
