@@ -174,10 +174,26 @@ async fn everything_arrives() {
         assert!(matches!(sink.send(Bytes::new()).await, Err(CodecError::Seal(SealError::Closed))));
         let written = io.written();
         assert!(io.0.lock().unwrap().shut);
-        let script = Script { steps: steps(&mut rng), to_read: written.into(), ..Script::default() };
-        let (got, error) = all(stream(Scripted(Arc::new(Mutex::new(script))))).await;
+        let mut reading = || {
+            let script = Script { steps: steps(&mut rng), to_read: written.clone().into(), ..Script::default() };
+            stream(Scripted(Arc::new(Mutex::new(script))))
+        };
+        let (got, error) = all(reading()).await;
         assert!(error.is_none(), "{round}: {error:?}");
         assert!(got == sent, "{round}");
+        // Payloads alone, and now and then a whole message.
+        let (mut payloads, mut got) = (reading().payloads(), Vec::new());
+        loop {
+            let next = if got.len() % 5 == 3 {
+                payloads.get_mut().next().await.map(|opened| opened.unwrap().payload)
+            } else {
+                payloads.next().await.map(Result::unwrap)
+            };
+            let Some(payload) = next else { break };
+            got.push(payload);
+        }
+        assert!(got.iter().eq(sent.iter().map(|(_, payload)| payload)), "{round}");
+        assert!(payloads.get_ref().is_closed() && payloads.into_inner().next().await.is_none());
     }
 }
 

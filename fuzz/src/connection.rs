@@ -88,11 +88,30 @@ fn recipient() -> Recipient {
     Cmk::from_x25519(&[1; 32]).recipient().clone()
 }
 
-/// What a stream gives, and the reason that it ends with.
-fn receive(bytes: Vec<u8>, piece: usize) -> (Messages, Option<&'static str>) {
+fn stream(bytes: Vec<u8>, piece: usize) -> OpenedStream<Pipe> {
     let opener = Opener::new(Keyring::from(Cmk::from_x25519(&[1; 32])));
     let channel = ChannelOpener::new(opener, Role::Acceptor, b"");
-    let mut stream = OpenedStream::new(channel, Pipe::new(bytes, piece)).times(Times::NONE);
+    OpenedStream::new(channel, Pipe::new(bytes, piece)).times(Times::NONE)
+}
+
+/// What a stream gives, and the reason that it ends with. Of payloads alone it is the same.
+fn receive(bytes: Vec<u8>, piece: usize) -> (Messages, Option<&'static str>) {
+    let (given, reason) = receive_whole(bytes.clone(), piece);
+    let (mut payloads, mut count) = (stream(bytes, piece).payloads(), 0);
+    let ended = loop {
+        match until(|cx| payloads.poll_next_unpin(cx)) {
+            Some(Ok(payload)) => assert_eq!(Some(payload), given.get(count).map(|(_, payload)| payload.clone())),
+            None => break None,
+            Some(Err(error)) => break Some(error.reason()),
+        }
+        count += 1;
+    };
+    assert_eq!((count, ended), (given.len(), reason));
+    (given, reason)
+}
+
+fn receive_whole(bytes: Vec<u8>, piece: usize) -> (Messages, Option<&'static str>) {
+    let mut stream = stream(bytes, piece);
     let mut given = Vec::new();
     loop {
         match until(|cx| stream.poll_next_unpin(cx)) {

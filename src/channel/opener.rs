@@ -278,14 +278,21 @@ impl ChannelOpener {
     #[cfg(feature = "codec")]
     #[inline(always)]
     pub(crate) fn next_of_batch(&mut self) -> Option<Opened> {
-        let rest = self.batch.as_mut()?;
-        let len = u32::from_be_bytes(*rest.payload.first_chunk()?);
-        if len == 0 || rest.payload.len() <= crate::wire::index(u64::from(len).saturating_add(4)) {
+        let payload = self.next_payload_of_batch()?;
+        self.batch.as_ref().map(|rest| rest.part(payload, false))
+    }
+
+    /// The same of which only the payload is wanted.
+    #[cfg(feature = "codec")]
+    #[inline(always)]
+    pub(crate) fn next_payload_of_batch(&mut self) -> Option<Bytes> {
+        let rest = &mut self.batch.as_mut()?.payload;
+        let len = u32::from_be_bytes(*rest.first_chunk()?);
+        if len == 0 || rest.len() <= crate::wire::index(u64::from(len).saturating_add(4)) {
             return None;
         }
         self.delivered = self.delivered.saturating_add(1);
-        let payload = batch::next_entry(&mut rest.payload)?;
-        Some(rest.part(payload, false))
+        batch::next_entry(rest)
     }
 
     /// Says that no byte follows those left in `input`.

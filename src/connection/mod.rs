@@ -47,7 +47,7 @@ mod stream;
 mod times;
 
 pub use sink::SealedSink;
-pub use stream::OpenedStream;
+pub use stream::{OpenedStream, Payloads};
 pub use times::{TimedOut, Times};
 
 /// Bytes read at once, and bytes that wait before a sink pushes back.

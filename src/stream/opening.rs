@@ -19,7 +19,6 @@ use crate::{
     crypto::{Refused, backend::Hash, proof::Covers, schedule::SegmentAt},
     keys::Fingerprint,
     open::{OpenError, Opener, Receipt, Sender, Unlocked},
-    payload::Segments,
     wire::{DekBlock, LimitExceeded, MessageHead, ParseError, Reader, SegmentPrefix, TAG_LEN, index, len64},
 };
 
@@ -104,7 +103,7 @@ pub(super) struct Opening {
 /// A message without padding, and without a proof that covers all of it.
 #[cfg(all(feature = "cli", unix))]
 pub(super) struct Unordered<'a> {
-    pub(super) segments: Segments<'a>,
+    pub(super) segments: crate::payload::Segments<'a>,
     pub(super) segment_log2: u8,
     /// Bytes of plaintext that there may be.
     pub(super) longest: u64,
@@ -278,7 +277,7 @@ impl Opening {
     pub(super) fn unordered(&self) -> Option<Unordered<'_>> {
         let Message { opener, unlocked, seq, segment_log2, longest, padded, .. } = &self.message;
         let sender = self.sender.filter(|_| !padded && opener.policy().replay.is_none())?;
-        let segments = Segments { schedule: &unlocked.schedule, seq: *seq, aad: &self.crew.work().aad };
+        let segments = crate::payload::Segments { schedule: &unlocked.schedule, seq: *seq, aad: &self.crew.work().aad };
         Some(Unordered { segments, segment_log2: *segment_log2, longest: *longest, sender })
     }
 

@@ -122,7 +122,7 @@ impl Kind {
             Self::Sink(cipher) => {
                 let (sealer, opener) = keys.channels(cipher, side);
                 let (from, to) = socket.into_split();
-                Box::new(Halves(SealedSink::new(sealer, to), OpenedStream::new(opener, from)))
+                Box::new(Halves(SealedSink::new(sealer, to), OpenedStream::new(opener, from).payloads()))
             }
         }
     }
@@ -242,7 +242,8 @@ pub fn about() -> String {
 - TLS 1.3: tokio-rustls {} (rustls {}, AWS-LC), one cipher suite, the same `LengthDelimitedCodec` inside; or our framing inside.
 - Noise: snow {} as it comes, `Noise_NK_25519_…_BLAKE2s`, a message in frames of at most 65,535 bytes with two bytes of length.
 - sealwire codec: `SealingCodec` and `OpeningCodec`, a channel each way, reuse of the DEK as it is where nothing is said.
-- sealwire sink: `SealedSink` and `OpenedStream` over the same channels, with their time limits; small messages that are fed join in batches.
+- sealwire sink: `SealedSink`, and the payloads of `OpenedStream`, over the same channels, with their time limits; small messages that are fed
+  join in batches.
 ",
         version("tokio-util"),
         version("tokio-rustls"),

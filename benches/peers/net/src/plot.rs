@@ -9,7 +9,8 @@ pub struct Panel {
 }
 
 const COLOURS: [&str; 13] = [
-    "#9e9e9e", "#5f5f5f", "#c8c8c8", "#1f5fa8", "#6fa8dc", "#0b8a9e", "#7cc7d4", "#7b4fa3", "#bfa3d9", "#b3541e", "#e8a06b", "#1d7f43", "#7fc796",
+    "#9e9e9e", "#5f5f5f", "#c8c8c8", "#1f5fa8", "#6fa8dc", "#0b8a9e", "#7cc7d4", "#7b4fa3", "#bfa3d9", "#b3541e", "#e8a06b",
+    "#1d7f43", "#7fc796",
 ];
 const WIDTH: f64 = 1400.0;
 const LEFT: f64 = 50.0;
