@@ -106,25 +106,25 @@ pub(crate) fn unpadded_len(plaintext: &[u8]) -> Result<usize, ParseError> {
     Ok(payload)
 }
 
-/// Of a sealed segment: its ciphertext.
-fn text_of(sealed: &mut [u8]) -> Result<&mut [u8], Refused> {
-    let end = sealed.len().checked_sub(TAG_LEN).ok_or(Refused)?;
-    sealed.get_mut(PREFIX_LEN..end).ok_or(Refused)
+/// Of a sealed segment: its prefix, its ciphertext and its tag.
+type Parts<'a> = (&'a mut [u8; PREFIX_LEN], &'a mut [u8], &'a mut [u8; TAG_LEN]);
+
+pub(crate) fn parts_of(sealed: &mut [u8]) -> Result<Parts<'_>, Refused> {
+    let (prefix, rest) = sealed.split_first_chunk_mut().ok_or(Refused)?;
+    let (text, tag) = rest.split_last_chunk_mut().ok_or(Refused)?;
+    Ok((prefix, text, tag))
 }
 
-/// Puts prefix and tag around the ciphertext that `seal` makes in `sealed`, which is wiped on an error.
+/// Puts a prefix before the ciphertext and the tag that `seal` makes in `sealed`, which is wiped on an error.
 fn put_around(
     sealed: &mut [u8],
     last: bool,
-    seal: impl FnOnce(&mut [u8]) -> Result<[u8; TAG_LEN], Refused>,
+    seal: impl FnOnce(&mut [u8], &mut [u8; TAG_LEN]) -> Result<(), Refused>,
 ) -> Result<(), Refused> {
     let put = |sealed: &mut [u8]| {
-        let text = text_of(sealed)?;
-        let ciphertext = u32::try_from(text.len()).map_err(|_| Refused)?;
-        let tag = seal(text)?;
-        *sealed.first_chunk_mut().ok_or(Refused)? = SegmentPrefix { last, ciphertext }.encode();
-        *sealed.last_chunk_mut().ok_or(Refused)? = tag;
-        Ok(())
+        let (prefix, text, tag) = parts_of(sealed)?;
+        *prefix = SegmentPrefix { last, ciphertext: u32::try_from(text.len()).map_err(|_| Refused)? }.encode();
+        seal(text, tag)
     };
     put(sealed).inspect_err(|_| sealed.zeroize())
 }
@@ -152,7 +152,7 @@ impl Segments<'_> {
     pub(crate) fn seal_one(&self, plaintext: &Plaintext<'_>, plan: SegmentPlan, i: usize, out: &mut [u8]) -> Result<(), Refused> {
         let (range, last) = (plan.plaintext_range(i), plan.prefix(i).last);
         let Some(from) = plaintext.slice(range.clone()) else {
-            plaintext.copy(range, text_of(out)?);
+            plaintext.copy(range, parts_of(out)?.1);
             return self.seal_where_it_is(i, last, out);
         };
         self.seal_from(i, last, from, out)
@@ -160,7 +160,8 @@ impl Segments<'_> {
 
     /// Seals segment `i` on its way from `plaintext` to `out`, which is as long as it is sealed. On an error `out` is wiped.
     pub(crate) fn seal_from(&self, i: usize, last: bool, plaintext: &[u8], out: &mut [u8]) -> Result<(), Refused> {
-        put_around(out, last, |text| self.schedule.seal_segment_from(self.at(i, last), self.aad(i), plaintext, text))
+        let at = self.at(i, last);
+        put_around(out, last, |text, tag| self.schedule.seal_segment_from(at, self.aad(i), plaintext, text, tag))
     }
 
     /// Appends the only segment of a message: for a small one a copy costs less than making room for what encryption writes. On an error
@@ -171,18 +172,18 @@ impl Segments<'_> {
         let at = out.len();
         out.extend_from_slice(&SegmentPrefix { last: true, ciphertext }.encode());
         out.extend_from_slice(payload);
-        let tag = self.schedule.seal_segment(self.at(0, true), self.aad, &mut out[at + PREFIX_LEN..]);
-        let tag = tag.inspect_err(|_| {
+        out.extend_from_slice(&[0; TAG_LEN]);
+        let sealed =
+            parts_of(&mut out[at..]).and_then(|(_, text, tag)| self.schedule.seal_segment(self.at(0, true), self.aad, text, tag));
+        sealed.inspect_err(|_| {
             out[at..].zeroize();
             out.truncate(at);
-        })?;
-        out.extend_from_slice(&tag);
-        Ok(())
+        })
     }
 
     /// Seals segment `i`, whose plaintext stands in `out` where its ciphertext is to be. On an error `out` is wiped.
     pub(crate) fn seal_where_it_is(&self, i: usize, last: bool, out: &mut [u8]) -> Result<(), Refused> {
-        put_around(out, last, |text| self.schedule.seal_segment(self.at(i, last), self.aad(i), text))
+        put_around(out, last, |text, tag| self.schedule.seal_segment(self.at(i, last), self.aad(i), text, tag))
     }
 
     /// Appends all segments of `plaintext`, one after the other, so that each is in the cache while it is made. On an error `out` is as it

@@ -111,7 +111,8 @@ pub(crate) struct MessageKeyAt<'a> {
 #[cfg(feature = "testing")]
 impl MessageKeyAt<'_> {
     pub(crate) fn seal(&self, aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        self.key.seal(&self.nonce, aad, text)
+        let mut tag = [0; TAG_LEN];
+        self.key.seal(&self.nonce, aad, text, &mut tag).map(|()| tag)
     }
 
     pub(crate) fn open(&self, aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
@@ -122,7 +123,8 @@ impl MessageKeyAt<'_> {
 impl MessageKey {
     /// Seal(pt) in place.
     pub(crate) fn seal(&self, aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        self.key.seal(&self.nonce, aad, text)
+        let mut tag = [0; TAG_LEN];
+        self.key.seal(&self.nonce, aad, text, &mut tag).map(|()| tag)
     }
 
     /// Open(ct) in place; on failure `text` is still the ciphertext. Several slots may be tried with one key.

@@ -68,13 +68,19 @@ impl Schedule {
         Ok(())
     }
 
-    /// Encrypts a segment in place and returns its tag.
+    /// Encrypts a segment in place, and writes its tag.
     #[inline]
-    pub(crate) fn seal_segment(&self, at: SegmentAt, aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        self.payload.seal(&self.nonce(at)?, aad, text)
+    pub(crate) fn seal_segment(
+        &self,
+        at: SegmentAt,
+        aad: &[u8],
+        text: &mut [u8],
+        tag: &mut [u8; TAG_LEN],
+    ) -> Result<(), Refused> {
+        self.payload.seal(&self.nonce(at)?, aad, text, tag)
     }
 
-    /// Encrypts a segment on its way from `from` to `to`, of the same length, and returns its tag.
+    /// Encrypts a segment on its way from `from` to `to`, of the same length, and writes its tag.
     #[inline]
     pub(crate) fn seal_segment_from(
         &self,
@@ -82,8 +88,9 @@ impl Schedule {
         aad: &[u8],
         from: &[u8],
         to: &mut [u8],
-    ) -> Result<[u8; TAG_LEN], Refused> {
-        self.payload.seal_from(&self.nonce(at)?, aad, from, to)
+        tag: &mut [u8; TAG_LEN],
+    ) -> Result<(), Refused> {
+        self.payload.seal_from(&self.nonce(at)?, aad, from, to, tag)
     }
 
     /// The nonce of a segment that is sealed now.

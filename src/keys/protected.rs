@@ -235,9 +235,10 @@ impl Protected {
         data.push(cost.lanes);
         data.extend(salt);
         data.extend(commitment);
-        let mut text = Zeroizing::new(key.as_bytes().to_vec());
-        let sealed = AeadKey::new(Aead::ChaCha20Poly1305, secret.bytes()).and_then(|aead| aead.seal(&NONCE, &data, &mut text));
-        let tag = sealed.map_err(|_| ProtectionError::Length(key.len()))?;
+        let (mut text, mut tag) = (Zeroizing::new(key.as_bytes().to_vec()), [0; 16]);
+        let aead = AeadKey::new(Aead::ChaCha20Poly1305, secret.bytes());
+        let sealed = aead.and_then(|aead| aead.seal(&NONCE, &data, &mut text, &mut tag));
+        sealed.map_err(|_| ProtectionError::Length(key.len()))?;
         data.extend(&text[..]);
         data.extend(tag);
         Ok(Self { data, cost, salt, commitment })

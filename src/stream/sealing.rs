@@ -9,7 +9,7 @@ use crate::{
         backend::Hash,
         schedule::{Schedule, SegmentAt},
     },
-    payload::padded_len64,
+    payload::{padded_len64, parts_of},
     seal::{Begun, STREAM_SEQ, SealError, Sealer, SealerBuilder, Unsigned},
     wire::{LimitExceeded, MAX_SEGMENTS, PREFIX_LEN, SegmentPrefix, TAG_LEN, len64},
 };
@@ -80,7 +80,7 @@ struct Seal {
 
 impl Work for Seal {
     fn run(&self, segment: &mut Segment) -> Result<(), Refused> {
-        self.put(segment, |at, aad, text| self.schedule.seal_segment(at, aad, text))
+        self.put(segment, |at, aad, text, tag| self.schedule.seal_segment(at, aad, text, tag))
     }
 }
 
@@ -88,23 +88,21 @@ impl Seal {
     /// The same of plaintext that stands elsewhere: it is touched once.
     fn run_from(&self, plaintext: &[u8], segment: &mut Segment) -> Result<(), Refused> {
         segment.bytes.resize(PREFIX_LEN + plaintext.len(), 0);
-        self.put(segment, |at, aad, text| self.schedule.seal_segment_from(at, aad, plaintext, text))
+        self.put(segment, |at, aad, text, tag| self.schedule.seal_segment_from(at, aad, plaintext, text, tag))
     }
 
     /// Prefix and tag around what `seal` encrypts.
     fn put(
         &self,
         segment: &mut Segment,
-        seal: impl FnOnce(SegmentAt, &[u8], &mut [u8]) -> Result<[u8; TAG_LEN], Refused>,
+        seal: impl FnOnce(SegmentAt, &[u8], &mut [u8], &mut [u8; TAG_LEN]) -> Result<(), Refused>,
     ) -> Result<(), Refused> {
         let Segment { index, last, bytes } = segment;
         let aad = if *index == 0 { &self.aad[..] } else { &[] };
-        let (prefix, text) = bytes.split_first_chunk_mut::<PREFIX_LEN>().ok_or(Refused)?;
-        let ciphertext = u32::try_from(text.len()).map_err(|_| Refused)?;
-        let tag = seal(SegmentAt { seq: STREAM_SEQ, index: *index, last: *last }, aad, text)?;
-        *prefix = SegmentPrefix { last: *last, ciphertext }.encode();
-        bytes.extend_from_slice(&tag);
-        Ok(())
+        bytes.extend_from_slice(&[0; TAG_LEN]);
+        let (prefix, text, tag) = parts_of(bytes)?;
+        *prefix = SegmentPrefix { last: *last, ciphertext: u32::try_from(text.len()).map_err(|_| Refused)? }.encode();
+        seal(SegmentAt { seq: STREAM_SEQ, index: *index, last: *last }, aad, text, tag)
     }
 }
 

@@ -25,22 +25,25 @@ impl AeadKey {
         Ok(Self(LessSafeKey::new(UnboundKey::new(algorithm, key).map_err(|_| Refused)?)))
     }
 
-    /// Encrypts `text` in place and returns the tag.
+    /// Encrypts `text` in place, and writes the tag where it is to be.
     #[inline]
-    pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        let mut tag = [0; TAG_LEN];
+    pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8; TAG_LEN]) -> Result<(), Refused> {
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        self.0.seal_in_place_scatter(nonce, Aad::from(aad), text, &[], &mut tag).map_err(|_| Refused)?;
-        Ok(tag)
+        self.0.seal_in_place_scatter(nonce, Aad::from(aad), text, &[], tag).map_err(|_| Refused)
     }
 
-    /// Encrypts `from` into `to`, of the same length, and returns the tag.
+    /// Encrypts `from` into `to`, of the same length, and writes the tag where it is to be.
     #[inline]
-    pub(crate) fn seal_from(&self, nonce: &[u8; 12], aad: &[u8], from: &[u8], to: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        let mut tag = [0; TAG_LEN];
+    pub(crate) fn seal_from(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        from: &[u8],
+        to: &mut [u8],
+        tag: &mut [u8; TAG_LEN],
+    ) -> Result<(), Refused> {
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        self.0.seal_out_of_place_scatter(nonce, Aad::from(aad), from, to, &[], &mut tag).map_err(|_| Refused)?;
-        Ok(tag)
+        self.0.seal_out_of_place_scatter(nonce, Aad::from(aad), from, to, &[], tag).map_err(|_| Refused)
     }
 
     /// Checks the tag in constant time and decrypts in place; on failure there is no plaintext in `text`.

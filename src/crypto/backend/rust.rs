@@ -49,14 +49,23 @@ impl AeadKey {
         }))
     }
 
-    /// Encrypts `text` in place and returns the tag.
-    pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        self.0.encrypt(nonce, aad, InOutBuf::from(text))
+    /// Encrypts `text` in place, and writes the tag where it is to be.
+    pub(crate) fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8; TAG_LEN]) -> Result<(), Refused> {
+        *tag = self.0.encrypt(nonce, aad, InOutBuf::from(text))?;
+        Ok(())
     }
 
-    /// Encrypts `from` into `to`, of the same length, and returns the tag.
-    pub(crate) fn seal_from(&self, nonce: &[u8; 12], aad: &[u8], from: &[u8], to: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
-        self.0.encrypt(nonce, aad, InOutBuf::new(from, to).map_err(|_| Refused)?)
+    /// Encrypts `from` into `to`, of the same length, and writes the tag where it is to be.
+    pub(crate) fn seal_from(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        from: &[u8],
+        to: &mut [u8],
+        tag: &mut [u8; TAG_LEN],
+    ) -> Result<(), Refused> {
+        *tag = self.0.encrypt(nonce, aad, InOutBuf::new(from, to).map_err(|_| Refused)?)?;
+        Ok(())
     }
 
     /// Checks the tag in constant time and decrypts in place; on failure there is no plaintext in `text`.

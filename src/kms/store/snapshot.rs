@@ -56,7 +56,8 @@ pub(super) fn seal(root: &Root, generation: u64, ledger: &Ledger, state: &[u8]) 
     file.extend(head.encode());
     put(&mut file, ledger, state)?;
     let (aad, text) = file.split_at_mut_checked(HEAD_LEN).ok_or(StoreError::Damaged("it has no head"))?;
-    let tag = key.aead.seal(&NONCE, aad, text).map_err(refused)?;
+    let mut tag = [0; TAG_LEN];
+    key.aead.seal(&NONCE, aad, text, &mut tag).map_err(refused)?;
     file.extend(tag);
     Ok((head, std::mem::take(&mut *file)))
 }
