@@ -68,7 +68,7 @@ medians; **peer / sealwire** is the median of what the pairs say, above 1 where 
 
 Whole processes by the clock, {pairs} pairs; files in memory-backed storage, where most of the system's time goes into the pages of the
 new file. user and system are CPU time. A process that does nothing peaks at {:.0} MiB here, and less is not told apart. {} (X25519,
-ChaCha20-Poly1305) beside:
+and the AEAD that `--suite auto` takes) beside:
 
 {}
 {}{skipped}

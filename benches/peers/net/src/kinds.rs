@@ -238,7 +238,8 @@ pub fn about() -> String {
     format!(
         "- plain: `LengthDelimitedCodec` of tokio-util {}, no protection.
 - plain, as it comes: the same with the buffers of 8 KiB that `Framed` has where nothing is said.
-- plain, our framing: frames gathered and handed out as the sealwire sink and stream do it, nothing sealed (gathered.rs in the benchmark).
+- plain, our framing: frames gathered and handed out as the sealwire sink and stream do it, nothing sealed, and no buffer given back
+  (gathered.rs in the benchmark).
 - TLS 1.3: tokio-rustls {} (rustls {}, AWS-LC), one cipher suite, the same `LengthDelimitedCodec` inside; or our framing inside.
 - Noise: snow {} as it comes, `Noise_NK_25519_…_BLAKE2s`, a message in frames of at most 65,535 bytes with two bytes of length.
 - sealwire codec: `SealingCodec` and `OpeningCodec`, a channel each way, reuse of the DEK as it is where nothing is said.
