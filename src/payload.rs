@@ -106,9 +106,9 @@ pub(crate) fn unpadded_len(plaintext: &[u8]) -> Result<usize, ParseError> {
     Ok(payload)
 }
 
-/// Of a sealed segment: its prefix, its ciphertext and its tag.
 type Parts<'a> = (&'a mut [u8; PREFIX_LEN], &'a mut [u8], &'a mut [u8; TAG_LEN]);
 
+/// Of a sealed segment: its prefix, its ciphertext and its tag.
 pub(crate) fn parts_of(sealed: &mut [u8]) -> Result<Parts<'_>, Refused> {
     let (prefix, rest) = sealed.split_first_chunk_mut().ok_or(Refused)?;
     let (text, tag) = rest.split_last_chunk_mut().ok_or(Refused)?;

@@ -22,8 +22,8 @@ const BUFFER_KEPT: usize = 256 * 1024;
 /// The receiving end of a channel (spec 9): fed with bytes as they arrive, it gives the messages in order, and an
 /// error at the first thing that is not as it was sent.
 ///
-/// Segments are opened as they arrive; memory follows the bytes that have arrived, never a length that a peer
-/// declared. After an error everything is an error.
+/// Segments are opened as they arrive; memory follows the bytes that have arrived, or had in the last message of several
+/// segments, never a length that a peer declared. After an error everything is an error.
 pub struct ChannelOpener {
     opener: Opener,
     role: Role,
@@ -586,9 +586,13 @@ impl ChannelOpener {
         let Stage::Segments(mut partial) = std::mem::replace(&mut self.stage, Stage::Failed) else {
             return Err(OpenError::Failed);
         };
-        let plaintext = std::mem::take(&mut partial.plaintext);
+        let mut plaintext = std::mem::take(&mut partial.plaintext);
         if partial.next_segment > 1 {
             self.long = plaintext.len();
+            // Who keeps it does not keep the room that a longer one had.
+            if plaintext.capacity() / 2 > plaintext.len() {
+                move_to(&mut plaintext, self.long);
+            }
         }
         let numbered = if partial.envelope { Numbered::Envelope(partial.seq) } else { Numbered::FollowUp(partial.seq) };
         if partial.large {
@@ -661,15 +665,19 @@ fn apart(mut plaintext: BytesMut) -> Bytes {
     Bytes::from_owner(payload)
 }
 
-/// Makes room for `needed` bytes, of which there may be as many as `expected`. Growing by itself would leave plaintext behind in the old
-/// place.
+/// Makes room for `needed` bytes, and for as many as are `expected`. Growing by itself would leave plaintext behind in the old place.
 fn grow(plaintext: &mut BytesMut, needed: usize, expected: usize) {
     if plaintext.capacity() < needed {
-        let mut grown = BytesMut::with_capacity(needed.max(plaintext.capacity().saturating_mul(2)).max(expected));
-        grown.extend_from_slice(plaintext);
-        plaintext.zeroize_all();
-        *plaintext = grown;
+        move_to(plaintext, needed.max(plaintext.capacity().saturating_mul(2)).max(expected));
     }
+}
+
+/// Moves it to where there is room for so many bytes.
+fn move_to(plaintext: &mut BytesMut, capacity: usize) {
+    let mut moved = BytesMut::with_capacity(capacity);
+    moved.extend_from_slice(plaintext);
+    plaintext.zeroize_all();
+    *plaintext = moved;
 }
 
 /// Whether a message whose first segment this is can only be a notice of the end, which is not delivered and has no context to
@@ -681,6 +689,36 @@ fn is_notice(flags: Flags, first: SegmentPrefix) -> bool {
 
 #[cfg(test)]
 mod tests {
+    /// A long message makes room for the next one, which takes no more of it along than it needs.
+    #[test]
+    fn room_is_made_once_and_not_kept() {
+        use super::*;
+        use crate::{ChannelSealer, Cmk, Keyring, Sealer};
+        let cmk = Cmk::from_x25519(&[1; 32]);
+        let mut sender = ChannelSealer::new(Sealer::builder().to(cmk.recipient().clone()).build().unwrap(), Role::Initiator, b"");
+        let mut receiver = ChannelOpener::new(Opener::new(Keyring::from(cmk)), Role::Acceptor, b"");
+        for (len, expected) in [(1 << 20, 0), (1 << 20, 1 << 20), (100_000, 1 << 20), (300_000, 100_000), (10, 300_000)] {
+            let payload: Vec<u8> = (0..len).map(|i: usize| (i % 251) as u8).collect();
+            let mut input = BytesMut::new();
+            sender.seal(b"", &payload, &mut input).unwrap();
+            assert_eq!(receiver.long, expected);
+            let rest = input.split_off(input.len() - 5);
+            assert!(receiver.next(&mut input).unwrap().is_none());
+            if let Stage::Segments(partial) = &receiver.stage {
+                assert!(partial.plaintext.is_empty() || partial.plaintext.capacity() >= expected);
+            }
+            input.unsplit(rest);
+            let opened = receiver.next(&mut input).unwrap().unwrap();
+            assert!(opened.payload == payload);
+            // A short one is where it was read.
+            if let Ok(payload) = opened.payload.try_into_mut() {
+                assert!(len > 65_536 && payload.capacity() <= 2 * len, "{} for {len}", payload.capacity());
+            } else {
+                assert!(len < 65_536);
+            }
+        }
+    }
+
     /// Proves CHN-4: after 2^64 − 1 no number is the next, and 0 is not.
     #[cfg(feature = "testing")]
     #[test]
