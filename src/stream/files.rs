@@ -117,7 +117,7 @@ fn open_regular(opener: &Opener, block: Option<&[u8]>, files: &Files<'_>) -> Res
         for (i, segment) in run.clone().zip(part.chunks(index(size + AROUND))) {
             let mut reader = Reader::new(segment, front + start);
             let prefix = SegmentPrefix::parse(&mut reader, i, segment_log2).map_err(|_| None)?;
-            // [SEG-7] [SEG-8] The file ends where the final segment does.
+            // [SEG-8] The file ends where the final segment does.
             if prefix.last != (i + 1 == count) || prefix.body_len() != reader.rest().len() {
                 return Err(None);
             }
