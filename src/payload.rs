@@ -218,9 +218,15 @@ impl Segments<'_> {
     /// released whose tag does not hold. [SEG-6]
     #[inline]
     pub(crate) fn open_one<'b>(&self, i: usize, last: bool, body: &'b mut [u8]) -> Result<&'b mut [u8], Refused> {
-        let (text, tag) = body.split_last_chunk_mut::<16>().ok_or(Refused)?;
-        self.schedule.open_segment(self.at(i, last), self.aad(i), text, tag)?;
+        let (text, tag) = body.split_last_chunk_mut().ok_or(Refused)?;
+        self.open_text(i, last, text, tag)?;
         Ok(text)
+    }
+
+    /// The same of a ciphertext whose tag is apart.
+    #[inline]
+    pub(crate) fn open_text(&self, i: usize, last: bool, text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
+        self.schedule.open_segment(self.at(i, last), self.aad(i), text, tag)
     }
 
     /// Opens one segment on its way to `out`, which is as long as its plaintext: `body` is ciphertext and tag. On an error there is nothing in

@@ -505,8 +505,10 @@ impl ChannelOpener {
         let mut body = input.split_to(body_at.saturating_add(prefix.body_len()));
         body.advance(body_at);
         let segments = Segments { schedule: &epoch.unlocked.schedule, seq, aad: &self.aad };
-        segments.open_one(0, true, &mut body).map_err(|_| OpenError::Segment { index: 0 })?;
+        let wrong = OpenError::Segment { index: 0 };
+        let Some(tag) = body.last_chunk().copied() else { return Err(wrong) };
         body.truncate(prefix.ciphertext_len());
+        segments.open_text(0, true, &mut body, &tag).map_err(|_| wrong)?;
         Ok(Step::Gives(Whole { plaintext: body, flags, context, seq: Numbered::FollowUp(seq) }))
     }
 
