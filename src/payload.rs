@@ -219,14 +219,17 @@ impl Segments<'_> {
     #[inline]
     pub(crate) fn open_one<'b>(&self, i: usize, last: bool, body: &'b mut [u8]) -> Result<&'b mut [u8], Refused> {
         let (text, tag) = body.split_last_chunk_mut().ok_or(Refused)?;
-        self.open_text(i, last, text, tag)?;
+        self.schedule.open_segment(self.at(i, last), self.aad(i), text, tag)?;
         Ok(text)
     }
 
-    /// The same of a ciphertext whose tag is apart.
+    /// Opens the only segment of a message in place: `body` is ciphertext and tag before, and plaintext then. The tag is taken off first: what
+    /// was written just before it is moved holds the move up. [SEG-6]
     #[inline]
-    pub(crate) fn open_text(&self, i: usize, last: bool, text: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
-        self.schedule.open_segment(self.at(i, last), self.aad(i), text, tag)
+    pub(crate) fn open_only(&self, body: &mut BytesMut) -> Result<(), Refused> {
+        let tag = *body.last_chunk().ok_or(Refused)?;
+        body.truncate(body.len() - TAG_LEN);
+        self.schedule.open_segment(self.at(0, true), self.aad, body, &tag)
     }
 
     /// Opens one segment on its way to `out`, which is as long as its plaintext: `body` is ciphertext and tag. On an error there is nothing in

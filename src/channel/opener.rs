@@ -505,10 +505,7 @@ impl ChannelOpener {
         let mut body = input.split_to(body_at.saturating_add(prefix.body_len()));
         body.advance(body_at);
         let segments = Segments { schedule: &epoch.unlocked.schedule, seq, aad: &self.aad };
-        let wrong = OpenError::Segment { index: 0 };
-        let Some(tag) = body.last_chunk().copied() else { return Err(wrong) };
-        body.truncate(prefix.ciphertext_len());
-        segments.open_text(0, true, &mut body, &tag).map_err(|_| wrong)?;
+        segments.open_only(&mut body).map_err(|_| OpenError::Segment { index: 0 })?;
         Ok(Step::Gives(Whole { plaintext: body, flags, context, seq: Numbered::FollowUp(seq) }))
     }
 
@@ -637,9 +634,7 @@ impl Partial {
         self.next_segment = index.saturating_add(1);
         if index == 0 && prefix.last {
             self.plaintext = input.split_to(body);
-            segments.open_one(0, true, &mut self.plaintext).map_err(wrong)?;
-            self.plaintext.truncate(prefix.ciphertext_len());
-            return Ok(());
+            return segments.open_only(&mut self.plaintext).map_err(wrong);
         }
         let start = self.plaintext.len();
         let end = start.saturating_add(prefix.ciphertext_len());

@@ -75,9 +75,6 @@ pub(crate) fn seal(sealer: &mut Sealer, context: &[u8], apart: bool, files: &Fil
             let text = &part[from..part.len().min(from + index(size))];
             let room = end..end + PREFIX_LEN + text.len() + TAG_LEN;
             end = room.end;
-            if sealed.len() < end {
-                sealed.resize(end, 0);
-            }
             let refused = |_| FileError::Sealing(SealError::Primitive);
             segments.seal_from(index(i), i + 1 == count, text, &mut sealed[room]).map_err(refused)?;
         }
@@ -123,9 +120,6 @@ fn open_regular(opener: &Opener, block: Option<&[u8]>, files: &Files<'_>) -> Res
             }
             let room = end..end + prefix.ciphertext_len();
             end = room.end;
-            if plaintext.len() < end {
-                plaintext.resize(end, 0);
-            }
             segments.open_from(index(i), prefix.last, reader.rest(), &mut plaintext[room]).map_err(|_| None)?;
         }
         files.write(&plaintext[..end], run.start * size)?;
@@ -151,8 +145,7 @@ fn begin(opener: &Opener, block: Option<&[u8]>, file: &File) -> Option<(Opening,
     }
 }
 
-/// What a thread has.
-#[derive(Default)]
+/// What a thread has: room for its segments, sealed and not.
 struct Buffers {
     plaintext: Zeroizing<Vec<u8>>,
     sealed: Vec<u8>,
@@ -170,8 +163,8 @@ impl Files<'_> {
         let (next, failed) = (AtomicU64::new(0), Mutex::new(None));
         let has_failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
         let work = || {
-            let room = index(run * step);
-            let mut buffers = Buffers { plaintext: Vec::with_capacity(room).into(), sealed: Vec::with_capacity(room) };
+            let mut buffers =
+                Buffers { plaintext: vec![0; index(run * step)].into(), sealed: vec![0; index(run * (step + AROUND))] };
             while has_failed().is_none() {
                 let first = next.fetch_add(run, Ordering::Relaxed);
                 if first >= count {
@@ -194,17 +187,14 @@ impl Files<'_> {
     }
 
     /// Reads `n` bytes from there.
-    fn read<'b>(&self, buffer: &'b mut Vec<u8>, at: u64, n: u64) -> Result<&'b [u8], FileError> {
-        let n = index(n);
-        if buffer.len() < n {
-            buffer.resize(n, 0);
-        }
-        self.from.read_exact_at(&mut buffer[..n], at).map_err(|error| {
+    fn read<'b>(&self, buffer: &'b mut [u8], at: u64, n: u64) -> Result<&'b [u8], FileError> {
+        let part = &mut buffer[..index(n)];
+        self.from.read_exact_at(part, at).map_err(|error| {
             let shorter = error.kind() == ErrorKind::UnexpectedEof;
             let error = if shorter { io::Error::new(error.kind(), "it became shorter while it was read") } else { error };
             FileError::Reading(error)
         })?;
-        Ok(&buffer[..n])
+        Ok(part)
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<(), FileError> {
@@ -259,9 +249,7 @@ mod tests {
     /// Opened, and what of it was written.
     fn opened(sealed: &[u8], block: Option<&[u8]>, threads: usize) -> (Option<Sender>, Vec<u8>) {
         let (from, to) = (file(sealed), tempfile::tempfile().unwrap());
-        let done = AtomicU64::new(0);
-        let progress = |n| _ = done.fetch_add(n, Ordering::Relaxed);
-        let sender = open(&opener(), block, &Files { from: &from, to: Some(&to), threads, progress: &progress }).unwrap();
+        let sender = open(&opener(), block, &Files { from: &from, to: Some(&to), threads, progress: &|_| () }).unwrap();
         (sender, bytes(&to))
     }
 
